@@ -1,0 +1,108 @@
+// Operators: native ones, and Python callables that stand in for one.
+#include "implicitgrad/operator.hpp"
+
+#include <memory>
+#include <utility>
+
+#include "arrays.hpp"
+#include "implicitgrad/solvers/cholesky.hpp"
+#include "implicitgrad/solvers/jacobi.hpp"
+#include "implicitgrad/solvers/shifted.hpp"
+#include "register.hpp"
+
+namespace implicitgrad::python {
+
+namespace {
+
+/// Calls back into Python for each product: one GIL round trip.
+class callback_operator : public Operator {
+ public:
+  callback_operator(py::function apply, index size) : apply_(std::move(apply)), size_(size) {}
+
+  index size() const override { return size_; }
+
+  void apply(const_block v, block out) const override {
+    py::gil_scoped_acquire gil;
+    block_array argument = v.cols == 1 ? block_array(v.rows) : block_array({v.rows, v.cols});
+    std::copy_n(v.data, v.size(), argument.mutable_data());
+    const auto result = py::cast<block_array>(apply_(argument));
+    const bool fits = result.size() == out.size() && result.ndim() >= 1 &&
+                      result.shape(0) == out.rows;
+    require(fits, "a linear operator returned an array of the wrong shape");
+    std::copy_n(result.data(), out.size(), out.data);
+  }
+
+ private:
+  py::function apply_;
+  index size_;
+};
+
+block_array apply(const Operator& a, const block_array& v) {
+  const const_block in = as_block(v, a.size(), "v");
+  block_array out = empty_like_block(v, a.size());
+  const block result = as_output(out);
+  py::gil_scoped_release release;
+  a.apply(in, result);
+  return out;
+}
+
+block_array dense(const Operator& a) {
+  const index n = a.size();
+  block_array out({n, n});
+  double* data = out.mutable_data();
+  py::gil_scoped_release release;
+  a.dense(data);
+  for (index j = 0; j < n; ++j)
+    for (index i = j + 1; i < n; ++i) data[i * n + j] = data[j * n + i];
+  return out;
+}
+
+const char* name_of(definiteness verdict) {
+  switch (verdict) {
+    case definiteness::positive: return "positive";
+    case definiteness::singular: return "singular";
+    case definiteness::indefinite: return "indefinite";
+  }
+  return "";
+}
+
+}  // namespace
+
+void register_operators(py::module_& m) {
+  py::class_<Operator, std::shared_ptr<Operator>>(m, "Operator")
+      .def_property_readonly("size", &Operator::size)
+      .def_property_readonly("dense_products", &Operator::dense_products)
+      .def("apply", &apply)
+      .def("dense", &dense)
+      .def("has_diagonal", [](const Operator& a) {
+        std::vector<double> d(static_cast<std::size_t>(a.size()));
+        return a.diagonal(d.data());
+      });
+  py::class_<callback_operator, Operator, std::shared_ptr<callback_operator>>(m, "CallbackOperator")
+      .def(py::init<py::function, index>());
+  py::class_<shifted_operator, Operator, std::shared_ptr<shifted_operator>>(m, "ShiftedOperator")
+      .def(py::init<std::shared_ptr<Operator>, double>());
+  py::class_<jacobi_preconditioner, Operator, std::shared_ptr<jacobi_preconditioner>>(
+      m, "JacobiPreconditioner")
+      .def(py::init([](const Operator& a) {
+        py::gil_scoped_release release;
+        return std::make_shared<jacobi_preconditioner>(a);
+      }))
+      .def_property_readonly("diagonal", [](const jacobi_preconditioner& m) {
+        return copy_vector(m.matrix_diagonal());
+      });
+  py::class_<cholesky_factor, Operator, std::shared_ptr<cholesky_factor>>(m, "CholeskyFactor")
+      .def(py::init([](const Operator& a) {
+        py::gil_scoped_release release;
+        return std::make_shared<cholesky_factor>(a);
+      }))
+      .def_property_readonly("verdict",
+                             [](const cholesky_factor& f) { return name_of(f.verdict()); })
+      .def_property_readonly("diagonal",
+                             [](const cholesky_factor& f) { return copy_vector(f.matrix_diagonal()); })
+      .def_property_readonly("shift", &cholesky_factor::shift)
+      .def_property_readonly("curvature_min", &cholesky_factor::curvature_min)
+      .def_property_readonly("curvature_max", &cholesky_factor::curvature_max);
+}
+
+}  // namespace implicitgrad::python

@@ -1,0 +1,49 @@
+// Threads, Ctrl-C, fork, and what build_info() reports.
+#include "implicitgrad/runtime.hpp"
+
+#include <omp.h>
+#include <pthread.h>
+
+#include "register.hpp"
+
+namespace implicitgrad::python {
+
+namespace {
+
+/// Runs Python's signal handlers; whatever they raise travels on as a C++ exception.
+void check_signals() {
+  py::gil_scoped_acquire gil;
+  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
+
+/// libgomp's pool does not survive fork: a child that enters a parallel region would wait for threads
+/// that only exist in its parent. Releasing the pool first makes both start afresh.
+void release_threads() { omp_pause_resource_all(omp_pause_hard); }
+
+py::dict build_info() {
+  py::dict info;
+  info["version"] = IMPLICITGRAD_VERSION;
+#if defined(__clang__)
+  info["compiler"] = "clang " __clang_version__;
+#elif defined(__GNUC__)
+  info["compiler"] = "gcc " __VERSION__;
+#else
+  info["compiler"] = "unknown";
+#endif
+  info["cxx_standard"] = static_cast<long>(__cplusplus);
+  info["simd"] = simd_level();
+  info["openmp"] = static_cast<long>(_OPENMP);
+  info["threads"] = default_threads();
+  return info;
+}
+
+}  // namespace
+
+void register_runtime(py::module_& m) {
+  set_interrupt_hook(check_signals);
+  pthread_atfork(release_threads, nullptr, nullptr);
+  m.def("build_info", build_info);
+  m.def("default_threads", default_threads);
+}
+
+}  // namespace implicitgrad::python

@@ -1,0 +1,103 @@
+#include "implicitgrad/solvers/cg.hpp"
+
+#include <pybind11/functional.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <utility>
+
+#include "arrays.hpp"
+#include "implicitgrad/solvers/neumann.hpp"
+#include "register.hpp"
+
+namespace implicitgrad::python {
+
+namespace {
+
+const char* name_of(solve_status status) {
+  switch (status) {
+    case solve_status::converged: return "converged";
+    case solve_status::iteration_limit: return "iteration_limit";
+    case solve_status::negative_curvature: return "negative_curvature";
+    case solve_status::singular: return "singular";
+    case solve_status::bad_preconditioner: return "bad_preconditioner";
+    case solve_status::stagnated: return "stagnated";
+    case solve_status::non_finite: return "non_finite";
+    case solve_status::diverged: return "diverged";
+    case solve_status::stopped: return "stopped";
+  }
+  return "";
+}
+
+/// The Python monitor is called as monitor(iteration, residual, x) and returns true to stop.
+solve_options make_options(std::vector<double> rtol, index maxiter, const py::object& monitor,
+                           index size, index columns) {
+  require(rtol.size() == 1 || static_cast<index>(rtol.size()) == columns,
+          "rtol must have one entry, or one for each column of b");
+  require(maxiter >= 1, "maxiter must be at least 1");
+  solve_options options{std::move(rtol), maxiter, {}};
+  if (!monitor.is_none())
+    options.monitor = [monitor, size](index iteration, double residual, const double* x) {
+      py::gil_scoped_acquire gil;
+      return monitor(iteration, residual, py::array_t<double>(size, x)).cast<bool>();
+    };
+  return options;
+}
+
+std::pair<block_array, solve_report> solve_cg(const Operator& a, const block_array& b,
+                                              std::vector<double> rtol, const Operator* m,
+                                              const std::optional<block_array>& x0, index maxiter,
+                                              const py::object& monitor) {
+  const const_block rhs = as_block(b, a.size(), "b");
+  require(m == nullptr || m->size() == a.size(), "the preconditioner has the wrong size");
+  block_array x = empty_like_block(b, a.size());
+  const block solution = as_output(x);
+  if (x0) {
+    const const_block start = as_block(*x0, a.size(), "x0");
+    require(start.cols == rhs.cols, "x0 must have the shape of b");
+    std::copy_n(start.data, start.size(), solution.data);
+  }
+  const solve_options options = make_options(std::move(rtol), maxiter, monitor, rhs.rows, rhs.cols);
+  const bool warm = x0.has_value();
+  solve_report report;
+  {
+    py::gil_scoped_release release;
+    report = cg<host_space>(a, m, rhs, solution, warm, options);
+  }
+  return {std::move(x), std::move(report)};
+}
+
+std::pair<block_array, solve_report> solve_neumann(const Operator& a, const block_array& b,
+                                                   std::vector<double> rtol, double step,
+                                                   index terms, index maxiter,
+                                                   const py::object& monitor) {
+  const const_block rhs = as_block(b, a.size(), "b");
+  block_array x = empty_like_block(b, a.size());
+  const block solution = as_output(x);
+  const solve_options options = make_options(std::move(rtol), maxiter, monitor, rhs.rows, rhs.cols);
+  solve_report report;
+  {
+    py::gil_scoped_release release;
+    report = neumann<host_space>(a, rhs, solution, step, terms, options);
+  }
+  return {std::move(x), std::move(report)};
+}
+
+}  // namespace
+
+void register_solvers(py::module_& m) {
+  py::class_<solve_report>(m, "SolveReport")
+      .def_property_readonly("status", [](const solve_report& r) { return name_of(r.status); })
+      .def_readonly("iterations", &solve_report::iterations)
+      .def_readonly("products", &solve_report::products)
+      .def_readonly("residual", &solve_report::residual)
+      .def_readonly("curvature_min", &solve_report::curvature_min)
+      .def_readonly("curvature_max", &solve_report::curvature_max);
+  m.def("cg", &solve_cg, py::arg("a"), py::arg("b"), py::arg("rtol"),
+        py::arg("preconditioner").none(true), py::arg("x0"), py::arg("maxiter"),
+        py::arg("monitor"));
+  m.def("neumann", &solve_neumann, py::arg("a"), py::arg("b"), py::arg("rtol"),
+        py::arg("step_size"), py::arg("terms"), py::arg("maxiter"), py::arg("monitor"));
+}
+
+}  // namespace implicitgrad::python

@@ -1,0 +1,99 @@
+// The objective of a linear model,
+//
+//   f(θ, λ) = Σ_i c_i ℓ(x_iᵀθ [+ b], y_i) + ½ Σ_j (fixed + e^{λ_{group(j)}}) θ_j²,     Σ_i c_i = 1,
+//
+// the intercept b being the last entry of θ, never penalised. Linearised, it is
+//
+//   H = [X 1]ᵀ D [X 1] + diag(strength),  d_i = c_i ℓ''_i,     C_jl = e^{λ_l} θ_j  where group(j) = l.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "implicitgrad/matrix.hpp"
+#include "implicitgrad/objective.hpp"
+
+namespace implicitgrad {
+
+/// How λ enters: feature j is penalised by ½ (fixed + e^{λ_{group[j]}}) θ_j². An empty group means
+/// that there is no λ.
+struct penalty {
+  double fixed = 0.0;
+  index n_groups = 0;
+  std::vector<index> group;
+};
+
+class linear_model : public Objective, public std::enable_shared_from_this<linear_model> {
+ public:
+  /// `weights` is empty (all equal) or one weight ≥ 0 a row, not all zero; they are scaled to sum 1.
+  /// For the logistic loss y holds −1 and 1.
+  linear_model(std::shared_ptr<const Matrix> x, std::vector<double> y, std::vector<double> weights,
+               std::string loss, penalty pen, bool intercept, int n_threads);
+
+  index n_theta() const override { return x_->cols() + (intercept_ ? 1 : 0); }
+  index n_lam() const override { return penalty_.n_groups; }
+
+  /// One fused pass over X; O(n) for the loss. Throws where e^λ overflows or underflows.
+  std::shared_ptr<const Linearization> linearize(const double* theta,
+                                                 const double* lam) const override;
+
+ private:
+  friend class linear_model_linearization;
+
+  std::shared_ptr<const Matrix> x_;
+  std::vector<double> y_, weights_;
+  std::string loss_;
+  penalty penalty_;
+  bool intercept_;
+  int n_threads_;
+};
+
+/// Owns what the linear operators need: D, the strengths and ∂strength/∂λ · θ. Never an n × p array.
+class linear_model_linearization : public Linearization {
+ public:
+  linear_model_linearization(std::shared_ptr<const linear_model> model, const double* theta,
+                             const double* lam);
+  linear_model_linearization(const linear_model_linearization&) = delete;
+  linear_model_linearization& operator=(const linear_model_linearization&) = delete;
+
+  double fun() const override { return fun_; }
+  const std::vector<double>& jac() const override { return jac_; }
+  const Operator& hess() const override { return hess_; }
+
+  /// ∂f/∂λ_l = ½ e^{λ_l} Σ_{j in l} θ_j².
+  const std::vector<double>& jac_lam() const { return jac_lam_; }
+
+  /// out = C u, for n_lam × k blocks. Cost: O((n_theta + n_lam) k).
+  void cross(const_block u, block out) const;
+
+  /// out = Cᵀ q, for n_theta × k blocks. Cost: O((n_theta + n_lam) k).
+  void cross_transpose(const_block q, block out) const;
+
+  /// ‖ |C|ᵀ|q| ‖₂: the size of the terms whose sum is Cᵀq, which sets its rounding error.
+  double cross_scale(const double* q) const;
+
+ private:
+  class hessian : public Operator {
+   public:
+    explicit hessian(const linear_model_linearization& at) : at_(at) {}
+    index size() const override { return at_.model_->n_theta(); }
+    void apply(const_block v, block out) const override;
+    bool diagonal(double* out) const override;
+    void dense(double* out) const override;
+    index dense_products() const override { return 0; }
+
+   private:
+    const linear_model_linearization& at_;
+  };
+
+  hessian hess_{*this};
+  std::shared_ptr<const linear_model> model_;
+  double fun_ = 0.0;
+  std::vector<double> jac_, jac_lam_;
+  std::vector<double> curvature_;     // d, one a row
+  std::vector<double> strength_;      // one a feature
+  std::vector<double> cross_column_;  // e^{λ_{group(j)}} θ_j, one a feature
+};
+
+}  // namespace implicitgrad

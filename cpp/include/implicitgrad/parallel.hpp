@@ -1,0 +1,51 @@
+// Fixed row blocks and a parallel loop. The number of blocks depends on the shape of the data only,
+// and partial sums are added in block order, so results have the same bits at any thread count.
+#pragma once
+
+#include <omp.h>
+
+#include <algorithm>
+
+#include "implicitgrad/types.hpp"
+
+namespace implicitgrad {
+
+struct row_blocks {
+  index rows;
+  index rows_per_block;
+
+  index count() const { return (rows + rows_per_block - 1) / rows_per_block; }
+  index begin(index b) const { return b * rows_per_block; }
+  index end(index b) const { return std::min(rows, (b + 1) * rows_per_block); }
+};
+
+/// Blocks whose partial sums are alive at the same time; also the stride at which Ctrl-C is polled.
+inline constexpr index max_live_blocks = 64;
+
+/// Rows are cut so that a block holds at least 2^16 entries (below that a thread costs more than it
+/// gives) and at least 16 rows (below that writing the partial sums costs more than reading X); then
+/// at most 64 blocks, unless a block would exceed 2^22 entries (Ctrl-C could not be polled in time).
+inline row_blocks partition_rows(index rows, index cols) {
+  constexpr index least_entries = index{1} << 16, most_entries = index{1} << 22, least_rows = 16;
+  const index width = std::max<index>(cols, 1);
+  const index least = std::max(least_rows, least_entries / width);
+  const index most = std::max(least, most_entries / width);
+  const index even = (rows + max_live_blocks - 1) / max_live_blocks;
+  const index chosen = std::clamp(even, least, most);
+  return {rows, (chosen + 7) / 8 * 8};
+}
+
+/// body(i, slot) for i in [0, count) on up to n_threads threads; slot < n_threads numbers the thread,
+/// for its workspace. The body must not throw.
+template <class Body>
+void parallel_for(index count, int n_threads, Body&& body) {
+  const int threads = static_cast<int>(std::min<index>(n_threads, count));
+  if (threads <= 1) {
+    for (index i = 0; i < count; ++i) body(i, 0);
+    return;
+  }
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+  for (index i = 0; i < count; ++i) body(i, omp_get_thread_num());
+}
+
+}  // namespace implicitgrad

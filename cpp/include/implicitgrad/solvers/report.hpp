@@ -1,0 +1,52 @@
+// What every solver takes and returns.
+#pragma once
+
+#include <functional>
+#include <limits>
+#include <vector>
+
+#include "implicitgrad/types.hpp"
+
+namespace implicitgrad {
+
+enum class solve_status {
+  converged,           // every column's true residual is within its tolerance
+  iteration_limit,     // maxiter reached, or the asked-for number of terms summed
+  negative_curvature,  // a direction with pᵀAp < 0 was met
+  singular,            // a direction with pᵀAp = 0 up to rounding was met
+  bad_preconditioner,  // a direction with rᵀMr ≤ 0 was met: M is not positive definite
+  stagnated,           // the true residual no longer falls: rounding is reached
+  non_finite,          // NaN or infinity in b, in a product or in a scalar
+  diverged,            // a fixed-point iteration grew
+  stopped,             // the monitor asked to stop
+};
+
+/// Called after every iteration with the iteration number, the relative residual of the first column
+/// and that column of x (scaled as b is); returns true to stop.
+using solve_monitor = std::function<bool(index iteration, double residual, const double* x)>;
+
+struct solve_options {
+  std::vector<double> rtol;  // one a column, relative to ‖b‖₂, or one for all
+  index maxiter = 0;
+  solve_monitor monitor;
+
+  double tolerance(index column) const { return rtol.size() == 1 ? rtol[0] : rtol[column]; }
+};
+
+struct solve_report {
+  solve_status status = solve_status::converged;
+  index iterations = 0;
+  index products = 0;            // products with A, counted by column
+  std::vector<double> residual;  // true ‖b − Ax‖₂ / ‖b‖₂, one a column, recomputed at the end
+  // Smallest and largest Rayleigh quotients met (Ritz values where there is no preconditioner):
+  // estimates of A's spectrum, always inside it up to rounding.
+  double curvature_min = std::numeric_limits<double>::infinity();
+  double curvature_max = -std::numeric_limits<double>::infinity();
+
+  void see_curvature(double value) {
+    if (value < curvature_min) curvature_min = value;
+    if (value > curvature_max) curvature_max = value;
+  }
+};
+
+}  // namespace implicitgrad

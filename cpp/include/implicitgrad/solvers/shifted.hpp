@@ -1,0 +1,37 @@
+// A + δI: a damped Hessian.
+#pragma once
+
+#include <memory>
+#include <utility>
+
+#include "implicitgrad/operator.hpp"
+
+namespace implicitgrad {
+
+class shifted_operator : public Operator {
+ public:
+  shifted_operator(std::shared_ptr<const Operator> a, double shift)
+      : a_(std::move(a)), shift_(shift) {}
+
+  index size() const override { return a_->size(); }
+  void apply(const_block v, block out) const override {
+    a_->apply(v, out);
+    for (index i = 0; i < v.size(); ++i) out.data[i] += shift_ * v.data[i];
+  }
+  bool diagonal(double* out) const override {
+    if (!a_->diagonal(out)) return false;
+    for (index i = 0; i < size(); ++i) out[i] += shift_;
+    return true;
+  }
+  void dense(double* out) const override {
+    a_->dense(out);
+    for (index i = 0; i < size(); ++i) out[i * size() + i] += shift_;
+  }
+  index dense_products() const override { return a_->dense_products(); }
+
+ private:
+  std::shared_ptr<const Operator> a_;
+  double shift_;
+};
+
+}  // namespace implicitgrad

@@ -1,0 +1,155 @@
+#include "implicitgrad/linear_model.hpp"
+
+#include <cfloat>
+#include <cmath>
+#include <numeric>
+#include <utility>
+
+#include "implicitgrad/fused_pass.hpp"
+#include "implicitgrad/losses.hpp"
+#include "implicitgrad/space.hpp"
+
+namespace implicitgrad {
+
+linear_model::linear_model(std::shared_ptr<const Matrix> x, std::vector<double> y,
+                           std::vector<double> weights, std::string loss, penalty pen,
+                           bool intercept, int n_threads)
+    : x_(std::move(x)), y_(std::move(y)), weights_(std::move(weights)), loss_(std::move(loss)),
+      penalty_(std::move(pen)), intercept_(intercept), n_threads_(n_threads) {
+  const auto n = static_cast<std::size_t>(x_->rows());
+  require(y_.size() == n, "y must have one entry for each row of X");
+  require(weights_.empty() || weights_.size() == n,
+          "sample_weight must have one entry for each row of X");
+  require(penalty_.group.empty() == (penalty_.n_groups == 0) &&
+              (penalty_.group.empty() ||
+               penalty_.group.size() == static_cast<std::size_t>(x_->cols())),
+          "penalty must have one group label for each column of X");
+  for (const index g : penalty_.group)
+    require(g >= 0 && g < penalty_.n_groups, "penalty has a group label out of range");
+  require(penalty_.fixed >= 0.0 && std::isfinite(penalty_.fixed), "fixed must be finite and >= 0");
+  require(n_threads >= 1, "n_threads must be at least 1");
+  visit_loss(loss_, [](auto) {});
+  if (!weights_.empty()) {
+    const double total = std::accumulate(weights_.begin(), weights_.end(), 0.0);
+    require(total > 0.0 && std::isfinite(total), "sample_weight must have a positive, finite sum");
+    for (double& w : weights_) w /= total;
+  }
+}
+
+std::shared_ptr<const Linearization> linear_model::linearize(const double* theta,
+                                                             const double* lam) const {
+  return std::make_shared<const linear_model_linearization>(shared_from_this(), theta, lam);
+}
+
+linear_model_linearization::linear_model_linearization(std::shared_ptr<const linear_model> model,
+                                                       const double* theta, const double* lam)
+    : model_(std::move(model)) {
+  const linear_model& m = *model_;
+  const index n = m.x_->rows(), p = m.x_->cols();
+  const penalty& pen = m.penalty_;
+
+  std::vector<double> exp_lam(static_cast<std::size_t>(pen.n_groups));
+  for (index l = 0; l < pen.n_groups; ++l) {
+    exp_lam[l] = std::exp(lam[l]);
+    require(std::isfinite(exp_lam[l]) && exp_lam[l] >= DBL_MIN,
+            "lam[" + std::to_string(l) + "] = " + std::to_string(lam[l]) +
+                " is out of range: exp(lam) must neither overflow nor underflow");
+  }
+
+  // Value, gradient and curvature of the data term, in one pass over X.
+  jac_.resize(static_cast<std::size_t>(m.n_theta()));
+  curvature_.resize(static_cast<std::size_t>(n));
+  std::vector<double> block_value(static_cast<std::size_t>(partition_rows(n, p).count()));
+  const double* y = m.y_.data();
+  const double* weights = m.weights_.empty() ? nullptr : m.weights_.data();
+  const double even = 1.0 / static_cast<double>(n);
+  visit_loss(m.loss_, [&](auto loss) {
+    fused_pass(
+        *m.x_, m.intercept_, {theta, m.n_theta(), 1},
+        [&](index begin, index count, index b, double* z, index) {
+          double sum = 0.0;
+          for (index i = 0; i < count; ++i) {
+            const double c = weights ? weights[begin + i] : even;
+            const margin_terms t = loss.at(z[i], y[begin + i]);
+            sum += c * t.value;
+            z[i] = c * t.first;
+            curvature_[begin + i] = c * t.second;
+          }
+          block_value[b] += sum;
+        },
+        {jac_.data(), m.n_theta(), 1}, m.n_threads_);
+  });
+  for (const double value : block_value) fun_ += value;
+
+  // The penalty and what λ does to it.
+  strength_.assign(static_cast<std::size_t>(p), pen.fixed);
+  jac_lam_.assign(static_cast<std::size_t>(pen.n_groups), 0.0);
+  if (pen.n_groups > 0) cross_column_.resize(static_cast<std::size_t>(p));
+  double sum = 0.0;
+  for (index j = 0; j < p; ++j) {
+    if (pen.n_groups > 0) {
+      const index l = pen.group[j];
+      strength_[j] += exp_lam[l];
+      cross_column_[j] = exp_lam[l] * theta[j];
+      jac_lam_[l] += 0.5 * cross_column_[j] * theta[j];
+    }
+    jac_[j] += strength_[j] * theta[j];
+    sum += strength_[j] * theta[j] * theta[j];
+  }
+  fun_ += 0.5 * sum;
+}
+
+void linear_model_linearization::hessian::apply(const_block v, block out) const {
+  const linear_model& m = *at_.model_;
+  const double* d = at_.curvature_.data();
+  fused_pass(
+      *m.x_, m.intercept_, v,
+      [&](index begin, index count, index, double* z, index ldz) {
+        for (index c = 0; c < v.cols; ++c)
+          for (index i = 0; i < count; ++i) z[c * ldz + i] *= d[begin + i];
+      },
+      out, m.n_threads_);
+  const index p = m.x_->cols();
+  for (index c = 0; c < v.cols; ++c)
+    for (index j = 0; j < p; ++j) out.col(c)[j] += at_.strength_[j] * v.col(c)[j];
+}
+
+bool linear_model_linearization::hessian::diagonal(double* out) const {
+  const linear_model& m = *at_.model_;
+  weighted_squares(*m.x_, m.intercept_, at_.curvature_.data(), out, m.n_threads_);
+  for (index j = 0; j < m.x_->cols(); ++j) out[j] += at_.strength_[j];
+  return true;
+}
+
+void linear_model_linearization::hessian::dense(double* out) const {
+  const linear_model& m = *at_.model_;
+  weighted_gram(*m.x_, m.intercept_, at_.curvature_.data(), out, m.n_threads_);
+  for (index j = 0; j < m.x_->cols(); ++j) out[j * size() + j] += at_.strength_[j];
+}
+
+void linear_model_linearization::cross(const_block u, block out) const {
+  const std::vector<index>& group = model_->penalty_.group;
+  for (index c = 0; c < u.cols; ++c) {
+    std::fill_n(out.col(c), out.rows, 0.0);
+    for (std::size_t j = 0; j < group.size(); ++j)
+      out.col(c)[j] = cross_column_[j] * u.col(c)[group[j]];
+  }
+}
+
+void linear_model_linearization::cross_transpose(const_block q, block out) const {
+  const std::vector<index>& group = model_->penalty_.group;
+  for (index c = 0; c < q.cols; ++c) {
+    std::fill_n(out.col(c), out.rows, 0.0);
+    for (std::size_t j = 0; j < group.size(); ++j)
+      out.col(c)[group[j]] += cross_column_[j] * q.col(c)[j];
+  }
+}
+
+double linear_model_linearization::cross_scale(const double* q) const {
+  const std::vector<index>& group = model_->penalty_.group;
+  std::vector<double> sum(jac_lam_.size());
+  for (std::size_t j = 0; j < group.size(); ++j) sum[group[j]] += std::abs(cross_column_[j] * q[j]);
+  return host_space::norm(static_cast<index>(sum.size()), sum.data());
+}
+
+}  // namespace implicitgrad

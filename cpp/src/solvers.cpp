@@ -1,0 +1,33 @@
+// What of the solvers is not a template, and the instantiations for vectors in main memory.
+#include <algorithm>
+
+#include "implicitgrad/operator.hpp"
+#include "implicitgrad/solvers/jacobi.hpp"
+#include "implicitgrad/errors.hpp"
+
+namespace implicitgrad {
+
+void Operator::dense(double* out) const {
+  const index n = size(), width = std::min<index>(n, 64);
+  std::vector<double> unit(static_cast<std::size_t>(n * width));
+  for (index first = 0; first < n; first += width) {
+    const index k = std::min(width, n - first);
+    std::fill(unit.begin(), unit.end(), 0.0);
+    for (index c = 0; c < k; ++c) unit[c * n + first + c] = 1.0;
+    apply({unit.data(), n, k}, {out + first * n, n, k});
+  }
+}
+
+jacobi_preconditioner::jacobi_preconditioner(const Operator& a)
+    : diagonal_(static_cast<std::size_t>(a.size())) {
+  require(a.diagonal(diagonal_.data()), "the operator does not know its diagonal");
+  inverse_ = diagonal_;
+  for (double& d : inverse_) d = d > 0.0 ? 1.0 / d : 1.0;
+}
+
+void jacobi_preconditioner::apply(const_block v, block out) const {
+  for (index c = 0; c < v.cols; ++c)
+    for (index i = 0; i < v.rows; ++i) out.col(c)[i] = inverse_[i] * v.col(c)[i];
+}
+
+}  // namespace implicitgrad

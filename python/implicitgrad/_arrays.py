@@ -1,0 +1,193 @@
+"""Where arguments are validated. Everything behind this module may rely on what it returns."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+
+from . import _core
+
+# exp() of these is the smallest normal and the largest finite double.
+LAM_MIN, LAM_MAX = -708.39641853226408, 709.78271289338397
+
+
+def real_array(value: Any, name: str) -> np.ndarray:
+    """`value` as an array of a real numeric dtype; no copy where it is one already."""
+    if type(value) is np.ndarray and value.dtype == np.float64:
+        return value
+    if scipy.sparse.issparse(value):
+        raise TypeError(f"{name} is sparse, and only dense arrays are supported: pass {name}.toarray()")
+    try:
+        array = np.asanyarray(value)
+    except ValueError as error:  # ragged nested sequences
+        raise ValueError(f"{name} is not a rectangular array: {error}") from None
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} has dtype {array.dtype}, expected real numbers")
+    return array
+
+
+def check_finite(array: np.ndarray, name: str) -> None:
+    # The squares' sum is finite if every entry is, unless it overflows; then look closely. (A dot
+    # product is quick and never warns.)
+    flat = array.reshape(-1)
+    if flat.dtype.kind == "f" and not math.isfinite(flat.dot(flat)):
+        bad = ~np.isfinite(array)
+        if bad.any():
+            where = tuple(int(i) for i in np.argwhere(bad)[0])
+            at = where[0] if array.ndim == 1 else where
+            raise ValueError(f"{name} contains {array[where]} at index {at}, expected finite numbers")
+
+
+def vector(value: Any, size: int, name: str, owner: str) -> np.ndarray:
+    """A finite float64 vector of `size` entries; `owner` says in messages who wants that size."""
+    array = real_array(value, name)
+    if array.ndim != 1:
+        raise ValueError(f"{name} must be one-dimensional, found shape {array.shape}")
+    if array.shape[0] != size:
+        raise ValueError(f"{name} has {array.shape[0]} entries, {owner} expects {size}")
+    array = np.ascontiguousarray(array, dtype=np.float64)
+    check_finite(array, name)
+    return array
+
+
+def hyperparameters(lam: Any, size: int, name: str, owner: str) -> np.ndarray:
+    """λ on the log scale: as `vector`, and exp(λ) must neither overflow nor underflow."""
+    array = vector(lam, size, name, owner)
+    if size and not (array.min() >= LAM_MIN and array.max() <= LAM_MAX):
+        i = int(np.argmax((array < LAM_MIN) | (array > LAM_MAX)))
+        raise ValueError(
+            f"{name}[{i}] = {array[i]} is out of range: exp({name}) must neither overflow nor "
+            f"underflow, so {name} must lie in [{LAM_MIN:.2f}, {LAM_MAX:.2f}]"
+        )
+    return array
+
+
+def matrix(X: Any, n_threads: int) -> tuple[Any, np.ndarray, bool]:
+    """X as a core matrix, the array whose memory it reads, and whether its entries are still to be
+    checked (a memmap is checked in the first pass over it).
+
+    C- and F-ordered float64 and float32 are borrowed, rows or columns of padding included; anything
+    else is converted once.
+    """
+    array = real_array(X, "X")
+    if array.ndim != 2:
+        raise ValueError(f"X must be two-dimensional, found shape {array.shape}")
+    if 0 in array.shape:
+        raise ValueError(f"X is empty: it has shape {array.shape}")
+    if array.dtype not in (np.float64, np.float32) or not array.dtype.isnative:
+        array = np.asarray(array, dtype=np.float64)
+    if not _is_blas_layout(array):
+        array = np.ascontiguousarray(array)
+    handle = _core.dense_matrix(array)
+    lazy = isinstance(X, np.memmap)
+    if not lazy and not handle.all_finite(n_threads):
+        check_finite(np.asarray(array), "X")
+        raise ValueError("X contains NaN or infinity")
+    return handle, array, lazy
+
+
+def _is_blas_layout(array: np.ndarray) -> bool:
+    """One dimension contiguous, the other with a stride that is at least as long."""
+    item, aligned = array.itemsize, array.flags.aligned
+    for inner, outer in ((1, 0), (0, 1)):
+        contiguous = array.strides[inner] == item or array.shape[inner] == 1
+        stride = array.strides[outer]
+        if contiguous and aligned and (
+            array.shape[outer] == 1 or (stride % item == 0 and stride >= item * array.shape[inner])
+        ):
+            return True
+    return False
+
+
+def targets(y: Any, n_rows: int) -> np.ndarray:
+    array = real_array(y, "y")
+    if array.ndim != 1:
+        raise ValueError(f"y must be one-dimensional, found shape {array.shape}")
+    if array.shape[0] != n_rows:
+        raise ValueError(f"y has {array.shape[0]} entries, X has {n_rows} rows")
+    array = np.array(array, dtype=np.float64)
+    check_finite(array, "y")
+    return array
+
+
+def labels(y: Any, n_rows: int) -> np.ndarray:
+    """Binary labels as −1 and 1."""
+    array = targets(y, n_rows)
+    found = np.unique(array)
+    if not (np.isin(found, (-1.0, 1.0)).all() or np.isin(found, (0.0, 1.0)).all()):
+        shown = ", ".join(f"{v:g}" for v in found[:5]) + (", …" if len(found) > 5 else "")
+        raise ValueError(f"y must hold labels -1 and 1, 0 and 1, or booleans; found {shown}")
+    array[array == 0.0] = -1.0
+    return array
+
+
+def weights(sample_weight: Any, n_rows: int) -> np.ndarray:
+    """Weights as given (the core scales them to sum 1); empty where all rows count alike."""
+    if sample_weight is None:
+        return np.empty(0)
+    array = real_array(sample_weight, "sample_weight")
+    if array.ndim != 1:
+        raise ValueError(f"sample_weight must be one-dimensional, found shape {array.shape}")
+    if array.shape[0] != n_rows:
+        raise ValueError(f"sample_weight has {array.shape[0]} entries, X has {n_rows} rows")
+    array = np.array(array, dtype=np.float64)
+    check_finite(array, "sample_weight")
+    if (array < 0).any():
+        i = int(np.argmax(array < 0))
+        raise ValueError(f"sample_weight[{i}] = {array[i]} is negative")
+    if not (array > 0).any():
+        raise ValueError("sample_weight is zero everywhere")
+    return array / array.max()  # so that the sum cannot overflow
+
+
+def threads(n_threads: Any) -> int:
+    if n_threads is None:
+        return _core.default_threads()
+    return integer(n_threads, "n_threads", least=1)
+
+
+def integer(value: Any, name: str, least: int) -> int:
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be an integer, found {value!r}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, found {value!r}") from None
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, found {number}")
+    return number
+
+
+def boolean(value: Any, name: str) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, found {value!r}")
+    return bool(value)
+
+
+def number(value: Any, name: str, *, positive: bool = False, nonnegative: bool = False) -> float:
+    """A finite float, > 0 or ≥ 0 where asked."""
+    if isinstance(value, (bool, str, bytes)):
+        raise TypeError(f"{name} must be a number, found {value!r}")
+    try:
+        result = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, found {value!r}") from None
+    if not math.isfinite(result):
+        raise ValueError(f"{name} must be finite, found {result}")
+    if positive and result <= 0:
+        raise ValueError(f"{name} must be positive, found {result}")
+    if nonnegative and result < 0:
+        raise ValueError(f"{name} must not be negative, found {result}")
+    return result
+
+
+def choice(value: Any, name: str, allowed: tuple[str, ...]) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, found {value!r}")
+    if value not in allowed:
+        raise ValueError(f"{name} = {value!r} is unknown; choose from {', '.join(allowed)}")
+    return value

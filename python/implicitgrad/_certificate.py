@@ -1,0 +1,163 @@
+"""How wrong the answer may be.
+
+Write h(θ, q) = ∂g/∂λ − Cᵀq at θ. The answer is off for two reasons: θ is not quite θ⋆, and q does not
+quite solve H q = ∇θg. One Newton step s = H⁻¹∇θf in θ, and one correction Δq in q that solves
+H(θ−s) Δq = ∇θg(θ−s) − H(θ−s) q there, remove both to second order, so that
+
+    h(θ, q) − dg/dλ  ≈  h(θ, q) − h(θ−s, q+Δq).
+
+The right-hand side is the error estimate. It needs Newton's step to contract, which the gradient at
+θ−s shows. Where the estimate misses the accuracy asked for, (θ−s, q+Δq) is the better answer, and
+the same step from there estimates its error in turn: that is polishing. What rounding and finite
+differences leave is added.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+EPS = float(np.finfo(np.float64).eps)
+POLISH_STEPS = 3
+CORRECTION_RTOL = 0.02  # the estimate itself needs no more than a digit or two
+
+
+def norm(v: np.ndarray) -> float:
+    """‖v‖₂, safe from overflow and underflow."""
+    square = float(v.dot(v))
+    if 1e-280 < square < 1e280:
+        return math.sqrt(square)
+    largest = float(np.max(np.abs(v), initial=0.0))
+    if largest == 0.0 or not math.isfinite(largest):
+        return largest
+    return largest * float(np.linalg.norm(v / largest))
+
+
+@dataclass
+class Goal:
+    """error ≤ max(tol · ‖grad‖, atol); without atol, the rounding level takes its place."""
+
+    tol: float
+    atol: float | None
+
+    def allowed(self, point: Any, q: np.ndarray, grad: np.ndarray) -> float:
+        atol = 64 * point.rounding_level(q) if self.atol is None else self.atol
+        return max(self.tol * norm(grad), atol)
+
+
+@dataclass
+class Certified:
+    """An answer and its error estimate."""
+
+    point: Any
+    q: np.ndarray
+    grad: np.ndarray
+    error: float
+    allowed: float
+    trouble: str | None = None  # why the estimate is inf or misses what is allowed
+    nit: int = 0
+    nhev: int = 0
+
+
+def certify(
+    problem: Any,
+    lam: np.ndarray,
+    point: Any,
+    q: np.ndarray,
+    s: np.ndarray,
+    solver: Any,
+    goal: Goal,
+    polish_steps: int,
+    curvature_max: float,
+) -> Certified:
+    """Estimate the error of h(θ, q), and polish while it misses the goal.
+
+    s is the Newton step at `point`; `solver` is set up on a Hessian near it.
+    """
+    grad = point.hypergradient(q)
+    nit = nhev = 0
+    before = math.inf
+
+    for step in range(polish_steps + 1):
+
+        def answer(error: float, trouble: str | None) -> Certified:
+            allowed = goal.allowed(point, q, grad)
+            return Certified(point, q, grad, error, allowed, trouble, nit, nhev)
+
+        there = problem.at(point.theta - s, lam) if s.any() else point
+        if not there.finite:
+            return answer(math.inf, "not_stationary")
+        rho = there.b - there.hess.apply(q)
+        both = np.array([rho, there.gradient]).T
+        solution = solver.solve(there.hess, both, [CORRECTION_RTOL])
+        nit, nhev = nit + solution.nit, nhev + solution.nhev + 1
+        if solution.status in ("negative_curvature", "singular", "non_finite"):
+            return answer(math.inf, solution.status)
+        if solution.status != "converged" and max(solution.residual) > 0.5:
+            return answer(math.inf, solution.status)
+        dq, s_next = solution.x[:, 0], solution.x[:, 1]
+        grad_there = there.hypergradient(q + dq)
+        change = norm(grad_there - grad)
+        if not math.isfinite(change):
+            return answer(math.inf, "non_finite")
+
+        # Newton's method contracts quadratically near θ⋆; a step this small relative to θ is near,
+        # and the ratio of two gradients at rounding level would say nothing.
+        far = norm(s) > 1e-8 * norm(point.theta)
+        contraction = norm(there.gradient) / norm(point.gradient) if far else 0.0
+        if contraction >= 0.5:
+            return answer(math.inf, "not_stationary")
+
+        # What rounding leaves: of the sum, and of the residual that q was refined with.
+        rho_norm = norm(rho)
+        gain = norm(grad_there - there.hypergradient(q)) / rho_norm if rho_norm > 0 else 0.0
+        products = solver.diagonal * q if solver.diagonal is not None else curvature_max * q
+        rounding = 4 * point.rounding_level(q) + EPS * gain * (norm(point.b) + norm(products))
+        differences = _difference_error(point, q, gain, change)
+        error = change / (1 - contraction) + rounding + differences
+        allowed = goal.allowed(point, q, grad)
+        if error <= allowed:
+            return answer(error, None)
+        if rounding + differences > allowed or change > 0.5 * before:
+            return answer(error, "differences" if differences > rounding else "singular")
+        if step == polish_steps:
+            return answer(error, "not_stationary")
+        point, q, s, grad, before = there, q + dq, s_next, grad_there, change
+
+    raise AssertionError("unreachable")
+
+
+def refine(
+    point: Any, q: np.ndarray, solver: Any, goal: Goal
+) -> tuple[np.ndarray, int, int]:
+    """Correct q at the given θ until the linear part of the error is a tenth of what is allowed."""
+    nit = nhev = 0
+    before = math.inf
+    for _ in range(POLISH_STEPS):
+        rho = point.b - point.hess.apply(q)
+        solution = solver.solve(point.hess, rho, [CORRECTION_RTOL])
+        nit, nhev = nit + solution.nit, nhev + solution.nhev + 1
+        grad, better = point.hypergradient(q), point.hypergradient(q + solution.x)
+        change = norm(better - grad)
+        if not change < 0.5 * before:
+            break
+        if change <= 0.1 * goal.allowed(point, q, grad):
+            break
+        q, before = q + solution.x, change
+    return q, nit, nhev
+
+
+def _difference_error(point: Any, q: np.ndarray, gain: float, change: float) -> float:
+    """What derivatives taken by finite differences add, to first order."""
+    of_f, of_g = point.noise
+    if not any(of_f) and not any(of_g):
+        return 0.0
+    size, gradient, b = norm(q), norm(point.gradient), norm(point.b)
+    gain = max(gain, norm(point.hypergradient(q) - point.direct) / b if b > 0 else 0.0)
+    inner = change / gradient if gradient > 0 else 0.0
+    return (
+        of_g.jac_lam + of_f.cross * size + gain * (of_g.jac + of_f.hess * size) + inner * of_f.jac
+    )

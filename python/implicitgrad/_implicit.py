@@ -1,0 +1,403 @@
+"""The theorem: from θ⋆(λ) = argmin_θ f(θ, λ) to dg/dλ of g(θ⋆(λ), λ)."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from scipy.optimize import OptimizeResult
+
+from . import _arrays, _core, _options, _result, solvers
+from ._certificate import POLISH_STEPS, Certified, Goal, certify, norm, refine
+from ._result import ImplicitGradResult
+from .callables import Objective, as_objective
+from .linearization import EXACT, NativeLinearization, Noise, cross_scale, cross_vjp
+
+
+def implicit_grad(
+    f: Any,
+    g: Any,
+    theta: Any,
+    lam: Any,
+    method: Any = "auto",
+    tol: float | None = None,
+    options: Mapping[str, Any] | None = None,
+    callback: Callable[..., Any] | None = None,
+) -> ImplicitGradResult:
+    r"""Hypergradient dg/dλ of an outer loss at the minimum of an inner one.
+
+    With H = ∂²f/∂θ² and C = ∂²f/∂θ∂λ at θ⋆(λ), the implicit function theorem gives
+
+    .. math:: \frac{dg}{d\lambda} = \frac{\partial g}{\partial\lambda} - C^T q,
+              \qquad H q = \nabla_\theta g,
+
+    for the price of one linear solve.
+
+    Parameters
+    ----------
+    f, g : objective
+        Inner (training) and outer (validation) loss: `LeastSquares`, `Logistic`, `Objective`, any
+        object with ``linearize(theta, lam)``, or plain functions ``f(theta, lam) -> float``, which
+        are differentiated numerically (for small problems).
+    theta : array, shape (n_theta,)
+        The trained parameters, near the minimum of f(·, λ).
+    lam : array, shape (n_lam,)
+        Hyperparameters.
+    method : {"auto", "cholesky", "cg", "neumann", "identity"} or callable
+        How H q = ∇θg is solved. "auto" factors H where that is cheap and uses CG elsewhere.
+        "identity" takes q = ∇θg. A callable ``solve(hess, b)`` returns x or (x, info).
+    tol : float, optional
+        Relative accuracy wanted of the hypergradient. Default 1e-6, or 1e-3 where f or g is known
+        by its values only.
+    options : dict, optional
+        maxiter : int
+            Limit on the iterations of the linear solver.
+        atol : float
+            Absolute accuracy that is enough. Default: the rounding level
+            64 ε (‖direct‖ + ‖ |C|ᵀ|q| ‖).
+        polish : bool, default True
+            Take up to three Newton steps in θ where the error estimate misses tol.
+        certify : bool, default False
+            Pay for an error estimate where the method stops by a fixed number of terms.
+        damping : float, default 0
+            Solve (H + damping · I) q = ∇θg; the bias is counted in the error.
+        preconditioner : {"auto", "jacobi", "none"}, operator or callable
+            For CG: applies an approximation of H⁻¹.
+        terms, step_size : int, float
+            For Neumann: q = α Σ_{j<terms} (I − αH)^j ∇θg. By default as many terms as tol needs,
+            and α from an estimate of λmax(H).
+        stop : float or callable
+            Stop the solve at this absolute residual ‖∇θg − Hq‖₂, or when
+            ``stop(intermediate_result)`` is true.
+        rng : seed or Generator, default 0
+        warn : bool, default True
+            Whether a status other than 0 warns.
+    callback : callable, optional
+        ``callback(intermediate_result)`` after each iteration of the solver, with an OptimizeResult
+        of nit, residual and adjoint; raising StopIteration stops with status 99.
+
+    Returns
+    -------
+    ImplicitGradResult
+        grad, error, success and the rest; see `implicitgrad.ImplicitGradResult`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Naming the argument, for bad input. Numbers that go bad inside give a status instead.
+
+    Warns
+    -----
+    ImplicitGradWarning
+        Where status is not 0.
+
+    References
+    ----------
+    .. [1] F. Pedregosa, "Hyperparameter optimization with approximate gradient", ICML 2016.
+    .. [2] J. Lorraine, P. Vicol, D. Duvenaud, "Optimizing millions of hyperparameters by implicit
+           differentiation", AISTATS 2020.
+
+    Examples
+    --------
+    >>> import numpy as np, implicitgrad as ig
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((60, 5))
+    >>> y = X @ [1.0, 2.0, 0.0, 0.0, 0.0] + rng.standard_normal(60)
+    >>> f = ig.LeastSquares(X[:40], y[:40], penalty=ig.L2("feature"))
+    >>> g = ig.LeastSquares(X[40:], y[40:])
+    >>> lam = np.zeros(5)
+    >>> res = ig.implicit_grad(f, g, ig.train(f, lam).x, lam)
+    >>> res.success, res.grad.shape, bool(res.error < 1e-6 * np.linalg.norm(res.grad))
+    (True, (5,), True)
+    """
+    problem = Problem(f, g)
+    theta, lam = problem.check_theta(theta), problem.check_lam(lam)
+    method = solvers.check_method(method)
+    accuracy = tolerance(problem, tol)
+    parsed = _options.parse(options)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be callable or None, found {callback!r}")
+    result = solve(problem, theta, lam, method, accuracy, parsed, callback)
+    if result.status and parsed.warn:
+        warnings.warn(result.message, _result.ImplicitGradWarning, stacklevel=2)
+    return result
+
+
+class Problem:
+    """A pair (f, g) and how to linearise both at a point."""
+
+    def __init__(self, f: Any, g: Any):
+        self.f, self.g = as_objective(f, "f"), as_objective(g, "g")
+        self._linearize_f = getattr(self.f, "_linearize", self.f.linearize)
+        self._linearize_g = getattr(self.g, "_linearize", self.g.linearize)
+        self._native = hasattr(self.f, "_core")
+
+    @property
+    def from_values(self) -> bool:
+        return any(isinstance(o, Objective) and o.from_values for o in (self.f, self.g))
+
+    def check_lam(self, lam: Any, name: str = "lam") -> np.ndarray:
+        n_lam = getattr(self.f, "n_lam", None)
+        check = _arrays.hyperparameters if self._native else _arrays.vector
+        lam = check(lam, np.size(lam) if n_lam is None else n_lam, name, "f")
+        g_lam = getattr(self.g, "n_lam", None)
+        if g_lam not in (None, 0, lam.size):
+            raise ValueError(f"g has n_lam = {g_lam}, expected 0 or f's n_lam = {lam.size}")
+        return lam
+
+    def check_theta(self, theta: Any, name: str = "theta") -> np.ndarray:
+        n_theta = getattr(self.f, "n_theta", None)
+        theta = _arrays.vector(theta, np.size(theta) if n_theta is None else n_theta, name, "f")
+        g_theta = getattr(self.g, "n_theta", None)
+        if g_theta not in (None, theta.size):
+            raise ValueError(f"g has n_theta = {g_theta}, f has n_theta = {theta.size}")
+        return theta
+
+    def at(self, theta: np.ndarray, lam: np.ndarray) -> Point:
+        return Point(self._linearize_f(theta, lam), self._linearize_g(theta, lam), theta, lam)
+
+
+def tolerance(problem: Problem, tol: float | None) -> float:
+    if tol is None:
+        return 1e-3 if problem.from_values else 1e-6
+    return _arrays.number(tol, "tol", positive=True)
+
+
+class Point:
+    """f and g linearised at one (θ, λ)."""
+
+    __slots__ = ("F", "G", "b", "direct", "gradient", "hess", "theta")
+
+    def __init__(self, F: Any, G: Any, theta: np.ndarray, lam: np.ndarray):
+        self.F, self.G, self.theta = F, G, theta
+        if isinstance(F, NativeLinearization) and isinstance(G, NativeLinearization):
+            self.gradient, self.b = F.jac, G.jac
+        else:
+            self.gradient = _shaped(F.jac, theta.size, "f.linearize(...).jac")
+            self.b = _shaped(G.jac, theta.size, "g.linearize(...).jac")
+        direct = G.jac_lam
+        no_direct = direct is None or np.size(direct) == 0
+        self.direct = np.zeros(lam.size) if no_direct else _shaped(direct, lam.size, "jac_lam of g")
+        self.hess = solvers.core_operator(F)
+
+    def hypergradient(self, q: np.ndarray) -> np.ndarray:
+        """dg/dλ = ∂g/∂λ − Cᵀq."""
+        return self.direct - cross_vjp(self.F, q)
+
+    def rounding_level(self, q: np.ndarray) -> float:
+        """The error that is left when all else is exact, up to a small constant."""
+        return _EPS * (norm(self.direct) + cross_scale(self.F, q))
+
+    @property
+    def noise(self) -> tuple[Noise, Noise]:
+        return getattr(self.F, "noise", EXACT), getattr(self.G, "noise", EXACT)
+
+    @property
+    def finite(self) -> bool:
+        values = (self.b, self.gradient, self.direct)
+        return math.isfinite(self.G.fun) and all(math.isfinite(norm(v)) for v in values)
+
+
+_EPS = float(np.finfo(np.float64).eps)
+
+
+def _shaped(value: Any, size: int, name: str) -> np.ndarray:
+    array = np.asarray(value, dtype=np.float64)
+    if array.shape != (size,):
+        raise ValueError(f"{name} has shape {array.shape}, expected {(size,)}")
+    return array
+
+
+def solve(
+    problem: Problem,
+    theta: np.ndarray,
+    lam: np.ndarray,
+    method: Any,
+    tol: float,
+    options: _options.Options,
+    callback: Callable[..., Any] | None = None,
+    adjoint0: np.ndarray | None = None,
+) -> ImplicitGradResult:
+    """`implicit_grad` for arguments that have been validated; adjoint0 is a starting point for q."""
+    point = problem.at(theta, lam)
+    monitor = _Monitor(options.stop, callback)
+    hess = point.hess
+    if options.damping:
+        hess = _core.ShiftedOperator(hess, options.damping)
+    solver = solvers.make_solver(method, hess, point.F, options, monitor.hook)
+    answer = _Answer(point, solver.name, Goal(tol, options.atol))
+    if not point.finite:
+        return answer.fail("non_finite")
+    answer.nhev += solver.setup(hess)
+
+    # The adjoint, H q = ∇θg. Where the same solver serves the certificate, the Newton step
+    # s = H⁻¹∇θf, which tells how far θ is from θ⋆, comes from the same passes.
+    size = norm(point.b)
+    rtol = min(0.1, max(0.1 * tol, 1e-15))
+    if options.stop is not None and not callable(options.stop):
+        rtol = options.stop / size if size > 0 else 1.0
+    own = isinstance(solver, (solvers.CG, solvers.Cholesky)) and options.stop is None
+    own = own and not options.damping
+    if own:
+        both = np.array([point.b, point.gradient]).T
+        start = None if adjoint0 is None else np.array([adjoint0, np.zeros_like(adjoint0)]).T
+        solution = solver.solve(hess, both, [rtol, 0.01], start)
+        q, s = solution.x[:, 0], solution.x[:, 1]
+    else:
+        solution = solver.solve(hess, point.b, [rtol], adjoint0)
+        q, s = solution.x, None
+    answer.saw(q, solution, damped=bool(options.damping))
+    if monitor.stopped:
+        return answer.fail("callback")
+    if solution.status in ("negative_curvature", "singular", "non_finite", "bad_preconditioner"):
+        return answer.fail(solution.status)
+    if solution.status == "diverged":
+        return answer.fail("diverged", step=getattr(solver, "_step", math.nan))
+    if solver.fixed_terms and not options.certify:
+        return answer.fail("terms")
+    if solution.status == "iteration_limit" and solver.name != "custom" and not options.certify:
+        return answer.fail("iteration_limit")
+
+    # How wrong that is; and a better answer, where one is wanted and at hand.
+    if own:
+        checker = solver
+        checker.monitor = None
+    else:
+        checker = solvers.make_solver("auto", point.hess, point.F, _options.DEFAULT, None)
+        answer.nhev += checker.setup(point.hess)
+        found = checker.solve(point.hess, point.gradient, [0.01])
+        answer.count(found)
+        if found.status in ("negative_curvature", "singular", "non_finite"):
+            return answer.fail(found.status)
+        s = found.x
+    as_asked = solver.fixed_terms or options.stop is not None or bool(options.damping)
+    if not options.polish and not as_asked:
+        q, nit, nhev = refine(point, q, checker, answer.goal)
+        answer.nit, answer.nhev = answer.nit + nit, answer.nhev + nhev
+    steps = POLISH_STEPS if options.polish and not as_asked else 0
+    certified = certify(
+        problem, lam, point, q, s, checker, answer.goal, steps, answer.curvature_max
+    )
+    return answer.certified(certified, limited=as_asked)
+
+
+class _Answer:
+    """Gathers the fields of the result as they become known."""
+
+    def __init__(self, point: Point, method: str, goal: Goal):
+        self.point, self.method, self.goal = point, method, goal
+        self.q = np.zeros(point.theta.size)
+        self.residual = math.nan
+        self.curvature: tuple[float, float] | None = None
+        self.nit = self.nhev = 0
+
+    @property
+    def curvature_max(self) -> float:
+        return self.curvature[1] if self.curvature else 0.0
+
+    def count(self, solution: solvers.Solution) -> None:
+        self.nit += solution.nit
+        self.nhev += solution.nhev
+        if solution.curvature:
+            low, high = self.curvature or solution.curvature
+            self.curvature = min(low, solution.curvature[0]), max(high, solution.curvature[1])
+
+    def saw(self, q: np.ndarray, solution: solvers.Solution, damped: bool) -> None:
+        self.count(solution)
+        self.q = q
+        self.residual = solution.residual[0]
+        if damped:
+            self.check_residual()
+
+    def check_residual(self) -> None:
+        size = norm(self.point.b)
+        rest = norm(self.point.b - self.point.hess.apply(self.q))
+        self.residual = rest / size if size > 0 else rest
+        self.nhev += 1
+
+    def fail(self, why: str, step: float = math.nan) -> ImplicitGradResult:
+        """No estimate could be made, or the theorem does not apply."""
+        grad = self.point.hypergradient(self.q)
+        if not np.isfinite(grad).all():
+            why = "non_finite"
+        allowed = self.goal.allowed(self.point, self.q, grad)
+        return self._result(grad, math.inf, allowed, why, step)
+
+    def certified(self, found: Certified, limited: bool) -> ImplicitGradResult:
+        self.nit, self.nhev = self.nit + found.nit, self.nhev + found.nhev
+        moved = found.q is not self.q or found.point is not self.point
+        self.point, self.q = found.point, found.q
+        if moved:
+            self.check_residual()
+        why = found.trouble or "ok"
+        if limited and why == "not_stationary" and math.isfinite(found.error):
+            why = "iteration_limit"
+        return self._result(found.grad, found.error, found.allowed, why)
+
+    def _result(
+        self, grad: np.ndarray, error: float, allowed: float, why: str, step: float = math.nan
+    ) -> ImplicitGradResult:
+        stationarity = norm(self.point.gradient)
+        status, text = _result.describe(
+            why,
+            error=error,
+            target=allowed,
+            residual=self.residual,
+            stationarity=stationarity,
+            curvature=self.curvature,
+            step=step,
+        )
+        return ImplicitGradResult(
+            grad=grad,
+            fun=self.point.G.fun,
+            direct=self.point.direct,
+            adjoint=self.q,
+            theta=self.point.theta,
+            error=error,
+            error_bound=math.inf,
+            stationarity=stationarity,
+            residual=self.residual,
+            curvature=self.curvature,
+            success=status == _result.OK,
+            status=status,
+            message=text,
+            nit=self.nit,
+            nhev=self.nhev,
+            method=self.method,
+        )
+
+
+class _Monitor:
+    """Turns the user's `stop` and `callback` into the solver's hook, called after each iteration."""
+
+    def __init__(self, stop: Any, callback: Callable[..., Any] | None):
+        self.stopped = False
+        self._stop = stop if callable(stop) else None
+        self._callback = callback
+        self._whole = callback is not None and takes_intermediate_result(callback)
+        self.hook = self if self._stop or callback else None
+
+    def __call__(self, nit: int, residual: float, adjoint: np.ndarray) -> bool:
+        state = OptimizeResult(nit=nit, residual=residual, adjoint=adjoint)
+        if self._callback is not None:
+            try:
+                if self._whole:
+                    self._callback(intermediate_result=state)
+                else:
+                    self._callback(adjoint)
+            except StopIteration:
+                self.stopped = True
+                return True
+        return bool(self._stop is not None and self._stop(state))
+
+
+def takes_intermediate_result(callback: Callable[..., Any]) -> bool:
+    """SciPy's protocol: a parameter of that name gets an OptimizeResult, otherwise it is callback(x)."""
+    try:
+        return "intermediate_result" in inspect.signature(callback).parameters
+    except (TypeError, ValueError):
+        return False

@@ -1,0 +1,140 @@
+"""Result classes, and the one place that holds every status text."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from scipy.optimize import OptimizeResult
+
+
+class ImplicitGradWarning(UserWarning):
+    """A hypergradient came back without success; its `message` says why."""
+
+
+class ImplicitGradResult(OptimizeResult):
+    """What `implicit_grad` returns: an `OptimizeResult` with these fields.
+
+    Attributes
+    ----------
+    grad : ndarray, shape (n_lam,)
+        dg/dλ = direct − Cᵀq.
+    fun : float
+        g(θ, λ).
+    direct : ndarray, shape (n_lam,)
+        ∂g/∂λ.
+    adjoint : ndarray, shape (n_theta,)
+        q ≈ H⁻¹∇θg.
+    theta : ndarray, shape (n_theta,)
+        The θ at which all of this was evaluated: the given one, or a polished one.
+    error : float
+        Estimate of ‖grad − exact‖₂; inf where none could be made.
+    error_bound : float
+        A guaranteed bound on the same, or inf where none is known.
+    stationarity : float
+        ‖∇θf‖₂ at theta.
+    residual : float
+        True ‖∇θg − Hq‖₂ / ‖∇θg‖₂, recomputed at the end.
+    curvature : (float, float) or None
+        Estimates of the smallest and largest eigenvalue of H that the solve saw.
+    success : bool
+        Whether error ≤ max(tol · ‖grad‖₂, atol) and the theorem applies.
+    status : int
+        0 ok, 1 iteration limit, 2 negative curvature, 3 singular or too ill-conditioned for tol,
+        4 theta not stationary enough for tol, 5 non-finite value met, 99 stopped by callback.
+    message : str
+        What was found, in words, and what to try.
+    nit, nhev : int
+        Iterations of the linear solver; Hessian-vector products, counted by vector.
+    method : str
+        The solver used.
+    """
+
+
+# How a solve can end, the status it gives, and what is said about it.
+OK, LIMIT, NEGATIVE, SINGULAR, NOT_STATIONARY, NON_FINITE, STOPPED = 0, 1, 2, 3, 4, 5, 99
+
+_ENDINGS: dict[str, tuple[int, str]] = {
+    "ok": (
+        OK,
+        "The hypergradient is accurate to tol (estimated error {error:.1e}, allowed {target:.1e}).",
+    ),
+    "iteration_limit": (
+        LIMIT,
+        "The linear solve was stopped at relative residual {residual:.1e} (estimated error "
+        "{error:.1e}, allowed {target:.1e}): raise maxiter, or use a better preconditioner or "
+        "method='cholesky'.",
+    ),
+    "stagnated": (
+        SINGULAR,
+        "The linear solve stopped improving at relative residual {residual:.1e}: the Hessian is too "
+        "ill-conditioned (eigenvalues from about {smallest:.1e} to {largest:.1e}). Add a penalty or "
+        "remove redundant columns.",
+    ),
+    "terms": (
+        LIMIT,
+        "A fixed number of terms was summed (relative residual {residual:.1e}), so it is not known "
+        "how far the hypergradient is off: options={{'certify': True}} pays for a solve that tells.",
+    ),
+    "diverged": (
+        LIMIT,
+        "The Neumann series diverged (relative residual {residual:.1e}): its step size {step:.1e} "
+        "exceeds 2 / λmax, and λmax is at least {largest:.1e}. Use a smaller step_size or "
+        "method='cg'.",
+    ),
+    "bad_preconditioner": (
+        LIMIT,
+        "The preconditioner is not positive definite, so that CG cannot use it (relative residual "
+        "{residual:.1e}).",
+    ),
+    "negative_curvature": (
+        NEGATIVE,
+        "The Hessian has negative curvature (an eigenvalue of at most {smallest:.1e}): theta is not "
+        "a minimum of f, and the implicit function theorem does not give dg/dlam there. Train "
+        "further, or check hessp.",
+    ),
+    "singular": (
+        SINGULAR,
+        "The Hessian is singular or too ill-conditioned for tol (eigenvalues from about "
+        "{smallest:.1e} to {largest:.1e}; estimated error {error:.1e}, allowed {target:.1e}): add a "
+        "penalty, remove redundant columns, or loosen tol.",
+    ),
+    "differences": (
+        SINGULAR,
+        "Derivatives taken by finite differences are not accurate enough for tol (estimated error "
+        "{error:.1e}, allowed {target:.1e}): give jac, hessp and cross_vjp, or loosen tol.",
+    ),
+    "not_stationary": (
+        NOT_STATIONARY,
+        "theta is not stationary enough for tol: the gradient of f has norm {stationarity:.1e} "
+        "(estimated error {error:.1e}, allowed {target:.1e}). Train further, or leave "
+        "options={{'polish': True}} on.",
+    ),
+    "non_finite": (
+        NON_FINITE,
+        "A NaN or infinite value was met; the last finite iterate is returned.",
+    ),
+    "callback": (STOPPED, "Stopped by the callback (relative residual {residual:.1e})."),
+}
+
+
+def describe(why: str, **found: Any) -> tuple[int, str]:
+    """The status and the message of an ending, with the numbers found filled in."""
+    status, text = _ENDINGS[why]
+    smallest, largest = found.pop("curvature") or (math.nan, math.nan)
+    return status, text.format(smallest=smallest, largest=largest, **found)
+
+
+TRAIN_MESSAGES = {
+    "converged": "Training converged: the gradient of f has infinity norm {stationarity:.1e}.",
+    "iteration_limit": (
+        "Training stopped at its iteration limit of {nit} with a gradient of infinity norm "
+        "{stationarity:.1e}: raise maxiter, or add a penalty if the minimum lies at infinity."
+    ),
+    "line_search_failed": (
+        "Training stopped: no step length decreases f any further, at a gradient of infinity norm "
+        "{stationarity:.1e}. The tolerance may be below rounding."
+    ),
+    "non_finite": "Training stopped: f or its gradient is NaN or infinite.",
+}
+TRAIN_STATUS = {"converged": 0, "iteration_limit": 1, "line_search_failed": 4, "non_finite": 5}

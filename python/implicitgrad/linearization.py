@@ -1,0 +1,139 @@
+"""An objective at one (θ, λ): what the theorem needs of it, as values and linear operators."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.sparse.linalg import LinearOperator
+
+
+class Noise(NamedTuple):
+    """Absolute 2-norm errors of what a linearisation returns; zero where it is exact up to rounding."""
+
+    jac: float = 0.0
+    jac_lam: float = 0.0
+    hess: float = 0.0
+    cross: float = 0.0
+
+
+EXACT = Noise()
+
+
+class Linearization:
+    """Value, gradients and second derivatives of an objective at one (θ, λ).
+
+    Any object with these attributes will do; the library's own objectives return one.
+
+    Attributes
+    ----------
+    fun : float
+        f(θ, λ).
+    jac : ndarray, shape (n_theta,)
+        ∇θ f.
+    jac_lam : ndarray, shape (n_lam,)
+        ∂f/∂λ.
+    hess : LinearOperator, shape (n_theta, n_theta)
+        H = ∂²f/∂θ²; ``hess @ v`` is a Hessian-vector product.
+    cross : LinearOperator, shape (n_theta, n_lam)
+        C = ∂²f/∂θ∂λ; ``cross @ u`` is a cross-JVP, ``cross.T @ q`` a cross-VJP.
+    noise : Noise
+        How far off these are where they come from finite differences.
+    """
+
+    __slots__ = ("cross", "fun", "hess", "jac", "jac_lam", "noise")
+
+    def __init__(
+        self, fun: float, jac: Any, jac_lam: Any, hess: Any, cross: Any, noise: Noise = EXACT
+    ):
+        self.fun = fun
+        self.jac = jac
+        self.jac_lam = jac_lam
+        self.hess = hess
+        self.cross = cross
+        self.noise = noise
+
+
+class NativeLinearization:
+    """A `Linearization` that lives in the core; its operators are made when they are asked for."""
+
+    __slots__ = ("_core", "_cross", "_hess", "fun", "jac", "jac_lam")
+
+    noise = EXACT
+
+    def __init__(self, core: Any):
+        self._core = core
+        self.fun: float = core.fun
+        self.jac: np.ndarray = core.jac
+        self.jac_lam: np.ndarray = core.jac_lam
+        self._hess: LinearOperator | None = None
+        self._cross: LinearOperator | None = None
+
+    @property
+    def hess(self) -> LinearOperator:
+        if self._hess is None:
+            self._hess = HessianOperator(self._core.hess)
+        return self._hess
+
+    @property
+    def cross(self) -> LinearOperator:
+        if self._cross is None:
+            self._cross = CrossOperator(self._core)
+        return self._cross
+
+
+class HessianOperator(LinearOperator):
+    """H, symmetric, applied by the core to a vector or to a block of vectors in one pass."""
+
+    def __init__(self, core: Any):
+        self.core = core
+        super().__init__(np.dtype(np.float64), (core.size, core.size))
+
+    def _matvec(self, v: np.ndarray) -> np.ndarray:
+        return self.core.apply(v.reshape(-1))
+
+    def _matmat(self, v: np.ndarray) -> np.ndarray:
+        return self.core.apply(v)
+
+    def _adjoint(self) -> HessianOperator:
+        return self
+
+    _transpose = _adjoint
+    _rmatvec = _matvec
+    _rmatmat = _matmat
+
+
+class CrossOperator(LinearOperator):
+    """C, whose products cost O(n_theta + n_lam)."""
+
+    def __init__(self, core: Any):
+        self.core = core
+        super().__init__(np.dtype(np.float64), (core.jac.size, core.jac_lam.size))
+
+    def _matvec(self, u: np.ndarray) -> np.ndarray:
+        return self.core.cross(u.reshape(-1))
+
+    def _matmat(self, u: np.ndarray) -> np.ndarray:
+        return self.core.cross(u)
+
+    def _rmatvec(self, q: np.ndarray) -> np.ndarray:
+        return self.core.cross_transpose(q.reshape(-1))
+
+    def _rmatmat(self, q: np.ndarray) -> np.ndarray:
+        return self.core.cross_transpose(q)
+
+
+def cross_vjp(at: Any, q: np.ndarray) -> np.ndarray:
+    """Cᵀ q, for any object with the attributes of a `Linearization`."""
+    if isinstance(at, NativeLinearization):
+        return at._core.cross_transpose(q)
+    return np.asarray(at.cross.T @ q, dtype=np.float64)
+
+
+def cross_scale(at: Any, q: np.ndarray) -> float:
+    """‖ |C|ᵀ|q| ‖₂, the size of the terms of Cᵀq; where only products are known, ‖Cᵀq‖₂."""
+    if isinstance(at, NativeLinearization):
+        return at._core.cross_scale(q)
+    if isinstance(at.cross, np.ndarray):
+        return float(np.linalg.norm(np.abs(at.cross).T @ np.abs(q)))
+    return float(np.linalg.norm(cross_vjp(at, q)))

@@ -1,0 +1,202 @@
+"""The objectives of linear models, for users; their numerics live in the core."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from . import _arrays, _core
+from .linearization import NativeLinearization
+from .penalties import L2
+
+
+class LinearModel:
+    """What `LeastSquares` and `Logistic` share; a loss adds its name and its kind of targets."""
+
+    _loss: str
+
+    def __init__(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        penalty: L2 | None = None,
+        fit_intercept: bool = False,
+        sample_weight: Any = None,
+        n_threads: int | None = None,
+    ):
+        self.n_threads = _arrays.threads(n_threads)
+        self.fit_intercept = _arrays.boolean(fit_intercept, "fit_intercept")
+        if penalty is not None and not isinstance(penalty, L2):
+            raise TypeError(f"penalty must be an implicitgrad.L2 or None, found {penalty!r}")
+        self.penalty = penalty
+        handle, self.X, self._unchecked = _arrays.matrix(X, self.n_threads)
+        n_rows, n_features = self.X.shape
+        self.y = self._targets(y, n_rows)
+        weights = _arrays.weights(sample_weight, n_rows)
+        group, n_groups = (penalty or L2("none")).groups(n_features)
+        self._check_targets(n_groups)
+        self._core = _core.LinearModel(
+            handle,
+            self.y,
+            weights,
+            loss=self._loss,
+            fixed=penalty.fixed if penalty else 0.0,
+            n_groups=n_groups,
+            group=group,
+            intercept=self.fit_intercept,
+            n_threads=self.n_threads,
+        )
+        self.n_theta: int = self._core.n_theta
+        self.n_lam: int = self._core.n_lam
+        self._last: tuple[np.ndarray, np.ndarray, NativeLinearization] | None = None
+
+    _targets = staticmethod(_arrays.targets)
+
+    def _check_targets(self, n_lam: int) -> None:
+        """Refuse targets that leave the trained θ undefined."""
+
+    def linearize(self, theta: Any, lam: Any = None) -> NativeLinearization:
+        """Value, gradients and second derivatives at (θ, λ), in one pass over X.
+
+        Parameters
+        ----------
+        theta : array, shape (n_theta,)
+        lam : array, shape (n_lam,)
+            Log strengths; ignored where n_lam is 0.
+
+        Returns
+        -------
+        Linearization
+            fun, jac, jac_lam, hess and cross; see `implicitgrad.Linearization`.
+        """
+        theta, lam = self._point(theta, lam)
+        return self._linearize(theta, lam)
+
+    def _point(self, theta: Any, lam: Any) -> tuple[np.ndarray, np.ndarray]:
+        owner = type(self).__name__
+        theta = _arrays.vector(theta, self.n_theta, "theta", owner)
+        if self.n_lam == 0:
+            return theta, _NO_LAM
+        if lam is None:
+            raise ValueError(f"lam is missing: this {owner} has n_lam = {self.n_lam}")
+        return theta, _arrays.hyperparameters(lam, self.n_lam, "lam", owner)
+
+    def _linearize(self, theta: np.ndarray, lam: np.ndarray) -> NativeLinearization:
+        """`linearize` for arguments that have been validated."""
+        at = NativeLinearization(self._core.linearize(theta, lam if self.n_lam else _NO_LAM))
+        if self._unchecked:
+            # A NaN or infinity anywhere in X makes the value or the gradient NaN or infinite.
+            if not (math.isfinite(at.fun) and np.isfinite(at.jac).all()):
+                _arrays.check_finite(np.asarray(self.X), "X")
+            self._unchecked = False
+        return at
+
+    def _cached(self, theta: Any, lam: Any) -> NativeLinearization:
+        """Optimisers ask for value, gradient and products at the same point: linearise it once."""
+        theta, lam = self._point(theta, lam)
+        last = self._last
+        if last and np.array_equal(last[0], theta) and np.array_equal(last[1], lam):
+            return last[2]
+        at = self._linearize(theta, lam)
+        self._last = (theta.copy(), lam.copy(), at)
+        return at
+
+    def fun(self, theta: Any, lam: Any = None) -> float:
+        """f(θ, λ)."""
+        return self._cached(theta, lam).fun
+
+    def jac(self, theta: Any, lam: Any = None) -> np.ndarray:
+        """∇θ f(θ, λ), shape (n_theta,)."""
+        return self._cached(theta, lam).jac.copy()
+
+    def hessp(self, theta: Any, v: Any, lam: Any = None) -> np.ndarray:
+        """∂²f/∂θ² v, shape (n_theta,)."""
+        v = _arrays.vector(v, self.n_theta, "v", type(self).__name__)
+        return self._cached(theta, lam)._core.hess.apply(v)
+
+    def split(self, lam: Any) -> dict[str, np.ndarray]:
+        """The blocks of λ by name, as views: {"penalty": shape (n_lam,)}, empty where n_lam is 0."""
+        lam = _arrays.vector(lam, self.n_lam, "lam", type(self).__name__)
+        return {"penalty": lam} if self.n_lam else {}
+
+    def __repr__(self) -> str:
+        n, p = self.X.shape
+        return (
+            f"{type(self).__name__}(<{n} × {p} {self.X.dtype}>, penalty={self.penalty!r}, "
+            f"fit_intercept={self.fit_intercept})"
+        )
+
+
+_NO_LAM = np.empty(0)
+
+_PARAMETERS = """
+    Parameters
+    ----------
+    X : array, shape (n, p)
+        C- or F-ordered float64 or float32 (a memmap too) is borrowed, not copied: it must not
+        change while the objective lives. Other real dtypes and layouts are converted once.
+    y : array, shape (n,)
+        {y}
+    penalty : L2, optional
+        How λ enters; without it the objective is a plain loss with n_lam = 0.
+    fit_intercept : bool, default False
+        Adds an unpenalised intercept, the last entry of θ.
+    sample_weight : array, shape (n,), optional
+        Weights w ≥ 0, used as s_i = n w_i / Σ w: a weight of k equals k copies of the row.
+    n_threads : int, optional
+        Threads for all that is done with this objective; by default what OpenMP allows. The
+        results do not depend on it.
+
+    Attributes
+    ----------
+    n_theta, n_lam : int
+        Lengths of θ (p, plus 1 with an intercept) and λ.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Naming the argument at fault, before any work.
+"""
+
+
+class LeastSquares(LinearModel):
+    __doc__ = f"""Squared loss of a linear model.
+
+    f(θ, λ) = (1/n) Σ_i s_i ½ (x_iᵀθ − y_i)² + ½ Σ_j (fixed + exp λ_j) θ_j².
+{_PARAMETERS.format(y="Real targets.")}
+    Examples
+    --------
+    >>> import numpy as np, implicitgrad as ig
+    >>> f = ig.LeastSquares(np.eye(3), [1.0, 2.0, 3.0], penalty=ig.L2("feature"))
+    >>> f.n_theta, f.n_lam, f.fun(np.zeros(3), np.zeros(3))
+    (3, 3, 2.333333333333333)
+    """
+
+    _loss = "squared"
+
+
+class Logistic(LinearModel):
+    __doc__ = f"""Logistic loss of a linear model.
+
+    f(θ, λ) = (1/n) Σ_i s_i log(1 + exp(−y_i x_iᵀθ)) + ½ Σ_j (fixed + exp λ_j) θ_j², y_i ∈ {{−1, 1}}.
+{_PARAMETERS.format(y="Labels −1 and 1, 0 and 1, or booleans. With hyperparameters, both classes.")}
+    Examples
+    --------
+    >>> import numpy as np, implicitgrad as ig
+    >>> f = ig.Logistic([[1.0], [-1.0]], [True, False], penalty=ig.L2())
+    >>> round(f.fun([0.0], [0.0]), 6)
+    0.693147
+    """
+
+    _loss = "logistic"
+    _targets = staticmethod(_arrays.labels)
+
+    def _check_targets(self, n_lam: int) -> None:
+        if n_lam and np.all(self.y == self.y[0]):
+            raise ValueError(
+                "y holds one class only, so that no model can be trained on it; as a plain loss "
+                "(without hyperparameters) it is accepted"
+            )

@@ -1,0 +1,78 @@
+"""Penalties: how regularisation strengths depend on λ."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from . import _arrays
+
+
+class L2:
+    r"""Squared penalty :math:`\tfrac12 \sum_j (\text{fixed} + e^{\lambda_{l(j)}})\, \theta_j^2`.
+
+    Parameters
+    ----------
+    per : {"all", "feature", "none"} or array of int, shape (n_features,)
+        Which features share a strength: all of them (one λ), none (one λ per feature), those with
+        the same label 0 … G−1 (G of them), or "none" for no λ at all, only `fixed`.
+    fixed : float, default 0.0
+        A constant strength added to each feature's.
+
+    Notes
+    -----
+    λ is the logarithm of the strength. Intercepts are never penalised.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Naming `per` or `fixed`, where a label is not an integer, negative, or skips a number.
+
+    Examples
+    --------
+    >>> import implicitgrad as ig
+    >>> ig.L2("feature")
+    L2('feature')
+    >>> ig.L2([0, 0, 1], fixed=0.1)
+    L2([0, 0, 1], fixed=0.1)
+    """
+
+    def __init__(self, per: Any = "all", *, fixed: float = 0.0):
+        self.fixed = _arrays.number(fixed, "fixed", nonnegative=True)
+        self.per: str | np.ndarray
+        if isinstance(per, str):
+            self.per = _arrays.choice(per, "per", ("all", "feature", "none"))
+            return
+        given = _arrays.real_array(per, "per")
+        if given.ndim != 1 or given.size == 0:
+            raise ValueError(f"per must hold one group label a feature, found shape {given.shape}")
+        if given.dtype.kind not in "iu":
+            raise TypeError(f"per must hold integer group labels, found dtype {given.dtype}")
+        if given.min() < 0:
+            raise ValueError(f"per holds the negative group label {given.min()}")
+        unused = np.setdiff1d(np.arange(min(int(given.max()), given.size) + 1), given)
+        if unused.size:
+            raise ValueError(
+                f"per must use every group label from 0 to its largest, {given.max()}; "
+                f"label {unused[0]} has no feature"
+            )
+        self.per = given.astype(np.int64)
+
+    def groups(self, n_features: int) -> tuple[np.ndarray, int]:
+        """Each feature's group, and the number of groups (that is, of λ)."""
+        if isinstance(self.per, np.ndarray):
+            if self.per.size != n_features:
+                raise ValueError(
+                    f"penalty has {self.per.size} group labels, X has {n_features} columns"
+                )
+            return self.per, int(self.per.max()) + 1
+        if self.per == "all":
+            return np.zeros(n_features, dtype=np.int64), 1
+        if self.per == "feature":
+            return np.arange(n_features, dtype=np.int64), n_features
+        return np.empty(0, dtype=np.int64), 0
+
+    def __repr__(self) -> str:
+        per = repr(self.per) if isinstance(self.per, str) else self.per.tolist()
+        return f"L2({per}{f', fixed={self.fixed:g}' if self.fixed else ''})"

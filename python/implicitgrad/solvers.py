@@ -1,0 +1,279 @@
+"""Linear solvers by name: H x = b for one vector b or a block of them.
+
+A solver is set up once on a Hessian (a factorisation, a preconditioner, a step size), and may then
+solve with that Hessian or with one nearby, for which the set-up still serves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from . import _arrays, _core
+from .linearization import NativeLinearization
+
+Monitor = Callable[[int, float, np.ndarray], bool]
+
+# Shapes up to which H is formed and factored. Natively, forming it costs n p² flops in BLAS, about as
+# much as p/20 to p/10 products, which are bound by memory: from p of about a thousand CG needs fewer.
+# A callable is asked for p products, which CG needs as well where the spectrum is spread.
+DIRECT_NATIVE, DIRECT_CALLABLE = 1000, 64
+
+
+@dataclass
+class Solution:
+    """x ≈ H⁻¹b and what the solver saw on the way."""
+
+    x: np.ndarray
+    status: str  # a name of the core's solve_status, or "terms" for a fixed number of terms
+    residual: list[float]  # true ‖b − Hx‖/‖b‖, one a column
+    nit: int
+    nhev: int
+    curvature: tuple[float, float] | None  # (smallest, largest) eigenvalue estimates
+
+
+def core_operator(at: Any) -> Any:
+    """The Hessian of a linearisation as an operator of the core: native, or one that calls back."""
+    if isinstance(at, NativeLinearization):
+        return at._core.hess
+    return callback_operator(at.hess, np.size(at.jac))
+
+
+def callback_operator(operator: Any, n: int) -> Any:
+    """Anything with `@` as an operator of the core."""
+    shape = getattr(operator, "shape", None)
+    if shape is not None and tuple(shape) != (n, n):
+        raise ValueError(f"a linear operator has shape {tuple(shape)}, expected {(n, n)}")
+
+    def apply(v: np.ndarray) -> np.ndarray:
+        return np.asarray(operator @ v, dtype=np.float64)
+
+    return _core.CallbackOperator(apply, n)
+
+
+def is_direct(hess: Any) -> bool:
+    """Whether "auto" forms and factors this Hessian."""
+    return hess.size <= (DIRECT_NATIVE if hess.dense_products == 0 else DIRECT_CALLABLE)
+
+
+def _span(report: Any) -> tuple[float, float] | None:
+    low, high = report.curvature_min, report.curvature_max
+    return (low, high) if low <= high else None
+
+
+def _columns(b: np.ndarray) -> int:
+    return 1 if b.ndim == 1 else b.shape[1]
+
+
+@dataclass
+class CG:
+    """Conjugate gradients, with the diagonal of H as preconditioner where it is known."""
+
+    maxiter: int | None = None
+    preconditioner: Any = "auto"
+    monitor: Monitor | None = None
+
+    name = "cg"
+    fixed_terms = False
+
+    @property
+    def diagonal(self) -> np.ndarray | None:
+        """diag(H) where the set-up found it."""
+        return getattr(self._m, "diagonal", None)
+
+    def setup(self, hess: Any) -> int:
+        """Prepare for this Hessian; returns the number of products that took."""
+        given = self.preconditioner
+        self._m = None
+        self._maxiter = self.maxiter or max(100, min(10 * hess.size, 20_000))
+        if given in ("auto", "jacobi") if isinstance(given, str) else False:
+            if hess.has_diagonal():
+                self._m = _core.JacobiPreconditioner(hess)
+            elif given == "jacobi":
+                raise ValueError(
+                    "preconditioner = 'jacobi' needs the diagonal of the Hessian, which callables "
+                    "do not give: pass an operator that applies an approximate inverse"
+                )
+        elif given is not None and given != "none":
+            self._m = callback_operator(_as_operator(given), hess.size)
+        return 0
+
+    def solve(
+        self, hess: Any, b: np.ndarray, rtol: list[float], x0: np.ndarray | None = None
+    ) -> Solution:
+        x, report = _core.cg(hess, b, rtol, self._m, x0, self._maxiter, self.monitor)
+        return Solution(
+            x, report.status, report.residual, report.iterations, report.products, _span(report)
+        )
+
+
+@dataclass
+class Cholesky:
+    """H is formed and factored; CG with the factor as preconditioner refines and checks the result."""
+
+    monitor: Monitor | None = None
+
+    name = "cholesky"
+    fixed_terms = False
+
+    @property
+    def diagonal(self) -> np.ndarray:
+        return self._factor.diagonal
+
+    def setup(self, hess: Any) -> int:
+        self._factor = _core.CholeskyFactor(hess)
+        return hess.dense_products
+
+    def solve(
+        self, hess: Any, b: np.ndarray, rtol: list[float], x0: np.ndarray | None = None
+    ) -> Solution:
+        x, report = _core.cg(hess, b, rtol, self._factor, x0, 100, self.monitor)
+        status, verdict = report.status, self._factor.verdict
+        low, high = self._factor.curvature_min, self._factor.curvature_max
+        if report.status != "non_finite" and verdict != "positive":
+            status = "singular" if verdict == "singular" else "negative_curvature"
+        return Solution(x, status, report.residual, report.iterations, report.products, (low, high))
+
+
+@dataclass
+class Neumann:
+    """The Neumann series, to a tolerance or to a fixed number of terms."""
+
+    terms: int | None = None
+    step_size: float | None = None
+    maxiter: int | None = None
+    rng: Any = 0
+    monitor: Monitor | None = None
+
+    name = "neumann"
+
+    @property
+    def fixed_terms(self) -> bool:
+        return self.terms is not None
+
+    def setup(self, hess: Any) -> int:
+        self._step, products = self.step_size, 0
+        if self._step is None:
+            largest, products = largest_eigenvalue(hess, self.rng)
+            # An estimate from inside the spectrum: 1/estimate is well below the limit 2/λmax.
+            self._step = 1.0 / largest if largest > 0 and math.isfinite(largest) else 1.0
+        return products
+
+    def solve(
+        self, hess: Any, b: np.ndarray, rtol: list[float], x0: np.ndarray | None = None
+    ) -> Solution:
+        x, report = _core.neumann(
+            hess, b, rtol, self._step, self.terms or 0, self.maxiter or 10_000, self.monitor
+        )
+        status = report.status
+        if status == "converged" and self.terms is not None:
+            status = "terms"
+        return Solution(
+            x, status, report.residual, report.iterations, report.products, _span(report)
+        )
+
+
+@dataclass
+class Identity:
+    """q = ∇θ g: the Hessian is taken to be the identity."""
+
+    name = "identity"
+    fixed_terms = True
+
+    def setup(self, hess: Any) -> int:
+        return 0
+
+    def solve(
+        self, hess: Any, b: np.ndarray, rtol: list[float], x0: np.ndarray | None = None
+    ) -> Solution:
+        return _checked(hess, b, b.copy(), "terms")
+
+
+@dataclass
+class Custom:
+    """A user's ``solve(hess, b) -> x`` or ``(x, info)``, info ≠ 0 saying that it did not converge."""
+
+    function: Callable[..., Any]
+    hess: Any = field(repr=False)
+
+    name = "custom"
+    fixed_terms = False
+
+    def setup(self, hess: Any) -> int:
+        return 0
+
+    def solve(
+        self, hess: Any, b: np.ndarray, rtol: list[float], x0: np.ndarray | None = None
+    ) -> Solution:
+        answer = self.function(self.hess, b.copy())
+        x, info = answer if isinstance(answer, tuple) else (answer, 0)
+        x = np.asarray(x, dtype=np.float64)
+        if x.shape != b.shape:
+            raise ValueError(f"method returned shape {x.shape}, expected {b.shape}")
+        return _checked(hess, b, x, "converged" if info == 0 else "iteration_limit")
+
+
+def _checked(hess: Any, b: np.ndarray, x: np.ndarray, status: str) -> Solution:
+    """A solution found elsewhere, with its true residual."""
+    scale = np.linalg.norm(b, axis=0)
+    rest = np.linalg.norm(b - hess.apply(x), axis=0)
+    residual = np.atleast_1d(np.divide(rest, scale, out=np.zeros_like(rest), where=scale > 0))
+    if not np.isfinite(residual).all():
+        status = "non_finite"
+    return Solution(x, status, residual.tolist(), 0, _columns(b), None)
+
+
+def _as_operator(value: Any) -> Any:
+    """A preconditioner as something with `@`: an operator, an array, or a function v ↦ M⁻¹v."""
+    if hasattr(value, "__matmul__"):
+        return value
+    if callable(value):
+        return _Applied(value)
+    raise TypeError(
+        f"preconditioner must be 'auto', 'jacobi', 'none', an operator or a function, found {value!r}"
+    )
+
+
+@dataclass
+class _Applied:
+    function: Callable[[np.ndarray], np.ndarray]
+
+    def __matmul__(self, v: np.ndarray) -> np.ndarray:
+        if v.ndim == 1:
+            return self.function(v)
+        return np.stack([self.function(column) for column in v.T], axis=1)
+
+
+def largest_eigenvalue(hess: Any, rng: Any = 0, steps: int = 20) -> tuple[float, int]:
+    """An estimate of λmax from below, by Lanczos from a random vector; and the products it took."""
+    b = np.random.default_rng(rng).standard_normal(hess.size)
+    _, report = _core.cg(hess, b, [1e-12], None, None, steps, None)
+    return report.curvature_max, report.products
+
+
+METHODS = ("auto", "cholesky", "cg", "neumann", "identity")
+
+
+def make_solver(method: Any, hess: Any, at: Any, options: Any, monitor: Monitor | None) -> Any:
+    """The solver for `method`; "auto" decides from the shape alone."""
+    if not isinstance(method, str):
+        return Custom(method, at.hess)
+    if method == "auto":
+        method = "cholesky" if is_direct(hess) and options.preconditioner == "auto" else "cg"
+    if method == "cholesky":
+        return Cholesky(monitor)
+    if method == "cg":
+        return CG(options.maxiter, options.preconditioner, monitor)
+    if method == "neumann":
+        return Neumann(options.terms, options.step_size, options.maxiter, options.rng, monitor)
+    return Identity()
+
+
+def check_method(method: Any) -> Any:
+    if callable(method):
+        return method
+    return _arrays.choice(method, "method", METHODS)
