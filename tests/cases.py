@@ -1,0 +1,257 @@
+"""Every problem the tests know, once: loss × penalty × intercept × weights × type × layout × shape.
+
+A new loss or penalty is a line in CASES; all the tests that are parametrised over it then apply.
+"""
+
+from dataclasses import dataclass, field
+from functools import cache
+from types import SimpleNamespace
+
+import numpy as np
+
+import reference
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    loss: str
+    n: int
+    p: int
+    penalty: str = "feature"  # "all", "feature", "groups", "none"
+    fixed: float = 0.0
+    fit_intercept: bool = False
+    weights: bool = False
+    dtype: str = "float64"
+    order: str = "C"
+    labels: str = "signs"  # "signs" {-1, 1}, "zero-one" {0, 1} integers, "bool"
+    penalised_outer: bool = False  # the outer loss has the same penalty: a direct part in lam
+    spread: float = 1.0  # ratio of the largest to the smallest column scale: conditioning
+    seed: int = 0
+    n_val: int = field(default=29)
+
+    def __str__(self):
+        return self.name
+
+    @property
+    def n_lam(self):
+        return {"all": 1, "feature": self.p, "groups": self.groups().max() + 1, "none": 0}[
+            self.penalty
+        ]
+
+    @property
+    def n_theta(self):
+        return self.p + self.fit_intercept
+
+    def groups(self):
+        # Interleaved, so that a library that assumes contiguous groups fails.
+        return np.arange(self.p) % 3 if self.p > 3 else np.zeros(self.p, dtype=int)
+
+    def lam(self):
+        return np.random.default_rng(self.seed + 1).uniform(-4, 0, self.n_lam)
+
+    def theta(self):
+        return np.random.default_rng(self.seed + 2).standard_normal(self.n_theta)
+
+    def data(self):
+        rng = np.random.default_rng(self.seed)
+        truth = rng.standard_normal(self.p) / np.sqrt(self.p)
+        out = SimpleNamespace()
+        for tail, n in (("", self.n), ("_val", self.n_val)):
+            raw = rng.standard_normal((n, self.p))
+            z = raw @ truth + 0.3 + 0.5 * rng.standard_normal(n)
+            scales = np.geomspace(1.0, self.spread, self.p)
+            X = np.asarray(raw * scales, dtype=self.dtype, order=self.order)
+            if self.loss == "Logistic":
+                hit = z > np.median(z)
+                y = {
+                    "signs": np.where(hit, 1.0, -1.0),
+                    "zero-one": hit.astype(int),
+                    "bool": hit,
+                }[self.labels]
+            else:
+                y = z
+            # Zeros are legal weights, and a zero weight must act as a missing row.
+            w = rng.integers(0, 4, n) + rng.random(n) * (rng.random(n) < 0.5)
+            setattr(out, "X" + tail, X)
+            setattr(out, "y" + tail, y)
+            setattr(out, "w" + tail, w if self.weights else None)
+        return out
+
+    def _pieces(self, part):
+        d = self.data()
+        if part == "train":
+            return d.X, d.y, d.w, True
+        return d.X_val, d.y_val, d.w_val, self.penalised_outer
+
+    def reference(self, part):
+        X, y, w, penalised = self._pieces(part)
+        per = self.groups() if self.penalty == "groups" else self.penalty
+        return reference.LinearModel(
+            self.loss,
+            X,
+            y,
+            penalty=per if penalised else None,
+            fixed=self.fixed,
+            fit_intercept=self.fit_intercept,
+            sample_weight=w,
+        )
+
+    def objective(self, part, **kwargs):
+        import implicitgrad as ig
+
+        X, y, w, penalised = self._pieces(part)
+        if penalised:
+            per = self.groups() if self.penalty == "groups" else self.penalty
+            kwargs["penalty"] = ig.L2(per, fixed=self.fixed)
+        if w is not None:
+            kwargs["sample_weight"] = w
+        return getattr(ig, self.loss)(X, y, fit_intercept=self.fit_intercept, **kwargs)
+
+    def problem(self, **kwargs):
+        """f and g through the public API, a point, and the matching oracles."""
+        return SimpleNamespace(
+            f=self.objective("train", **kwargs),
+            g=self.objective("validation", **kwargs),
+            theta=self.theta(),
+            lam=self.lam(),
+            ref_f=self.reference("train"),
+            ref_g=self.reference("validation"),
+        )
+
+    def solution(self):
+        """theta*(lam) and the exact hypergradient there, from the oracle, in extended precision."""
+        return _solution(self)
+
+
+@cache
+def _solution(case):
+    f, g, lam = case.reference("train"), case.reference("validation"), case.lam()
+    theta = f.train(lam)
+    grad = reference.hypergradient(f, g, theta, lam)[0]
+    theta.setflags(write=False)
+    grad.setflags(write=False)
+    return theta, grad
+
+
+LS, LOG = "LeastSquares", "Logistic"
+CASES = [
+    Case("ridge-feature-40x7", LS, 40, 7),
+    Case("ridge-all-41x5-f", LS, 41, 5, "all", order="F"),
+    Case("ridge-groups-33x8-intercept", LS, 33, 8, "groups", fit_intercept=True),
+    Case("ridge-all-fixed-weights", LS, 37, 6, "all", fixed=0.25, weights=True),
+    Case("ridge-none-fixed", LS, 23, 4, "none", fixed=0.5, fit_intercept=True),
+    Case("ridge-wide-11x29", LS, 11, 29),
+    Case("ridge-wide-f32-intercept", LS, 13, 31, "groups", fit_intercept=True, dtype="float32"),
+    Case("ridge-one-column", LS, 17, 1, "all"),
+    Case("ridge-one-column-intercept", LS, 5, 1, fit_intercept=True, weights=True),
+    Case("ridge-tall-1000x3", LS, 1000, 3, fit_intercept=True, weights=True),
+    Case("ridge-597x43-f32-f", LS, 597, 43, dtype="float32", order="F"),
+    Case("ridge-penalised-outer", LS, 40, 9, fixed=0.1, penalised_outer=True),
+    Case("ridge-badly-scaled", LS, 50, 10, spread=100.0, fit_intercept=True),
+    Case("logistic-feature-61x9", LOG, 61, 9),
+    Case("logistic-all-intercept", LOG, 45, 6, "all", fit_intercept=True, labels="zero-one"),
+    Case("logistic-groups-weights-f", LOG, 53, 7, "groups", weights=True, order="F", labels="bool"),
+    Case("logistic-none-fixed", LOG, 31, 5, "none", fixed=0.3, fit_intercept=True),
+    Case("logistic-wide-12x33", LOG, 12, 33, fixed=0.01, fit_intercept=True),
+    Case("logistic-one-column", LOG, 19, 1, "all", fit_intercept=True, weights=True),
+    Case("logistic-tall-1000x3-f32", LOG, 1000, 3, dtype="float32", fit_intercept=True),
+    Case("logistic-597x43", LOG, 597, 43, fit_intercept=True, weights=True),
+    Case("logistic-f32-f-31x17", LOG, 31, 17, "groups", dtype="float32", order="F"),
+    Case("logistic-badly-scaled", LOG, 80, 8, "all", spread=100.0),
+    Case("logistic-penalised-outer", LOG, 50, 8, "groups", penalised_outer=True),
+]
+CASES = [Case(**{**c.__dict__, "seed": 10 * i}) for i, c in enumerate(CASES)]
+HYPER = [c for c in CASES if c.n_lam]  # those with something to differentiate
+BY_NAME = {c.name: c for c in CASES}
+
+
+def quadratic(H, B):
+    """f = ½ θᵀHθ - (Bλ)ᵀθ from callables, so that any H, even an indefinite one, can be tried:
+    its cross matrix is -B, and the adjoint q of an outer gradient c gives dg/dλ = Bᵀq."""
+    import implicitgrad as ig
+
+    H, B = np.array(H, dtype=float), np.array(B, dtype=float)
+    return ig.Objective(
+        fun=lambda theta, lam: 0.5 * theta @ H @ theta - theta @ (B @ lam),
+        jac=lambda theta, lam: H @ theta - B @ lam,
+        hessp=lambda theta, v, lam: H @ v,
+        cross_vjp=lambda theta, q, lam: -(B.T @ q),
+        jac_lam=lambda theta, lam: -(B.T @ theta),
+        n_theta=B.shape[0],
+        n_lam=B.shape[1],
+    )
+
+
+def linear(c, n_lam):
+    """g = cᵀθ, whose gradient is c everywhere."""
+    import implicitgrad as ig
+
+    c = np.array(c, dtype=float)
+    return ig.Objective(
+        fun=lambda theta, lam: c @ theta,
+        jac=lambda theta, lam: c.copy(),
+        hessp=lambda theta, v, lam: np.zeros(len(c)),
+        cross_vjp=lambda theta, q, lam: np.zeros(n_lam),
+        jac_lam=lambda theta, lam: np.zeros(n_lam),
+        n_theta=len(c),
+        n_lam=n_lam,
+    )
+
+
+def spd(n, low, high, seed=0):
+    """A symmetric positive definite matrix with spectrum spread evenly in log over [low, high]."""
+    Q, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((n, n)))
+    H = (Q * np.geomspace(low, high, n)) @ Q.T
+    return (H + H.T) / 2
+
+
+def well_posed(n=12, low=0.1, high=3.0):
+    """A quadratic problem with everything known: f, g, θ⋆, λ, H, B, c = ∇g, q = H⁻¹c and dg/dλ."""
+    H, B = spd(n, low, high), np.cos(np.arange(2.0 * n)).reshape(n, 2)
+    c, lam = np.sin(1.0 + np.arange(n)), np.array([0.4, -0.7])
+    q = np.linalg.solve(H, c)
+    return SimpleNamespace(
+        f=quadratic(H, B),
+        g=linear(c, 2),
+        theta=np.linalg.solve(H, B @ lam),
+        lam=lam,
+        H=H,
+        B=B,
+        c=c,
+        q=q,
+        exact=B.T @ q,
+    )
+
+
+def replaced(objective, **callables):
+    """An Objective with some of its callables exchanged."""
+    import implicitgrad as ig
+
+    parts = {
+        "fun": objective.fun,
+        "jac": objective.jac,
+        "hessp": objective.hessp,
+        "cross_vjp": lambda t, q, x: objective.linearize(t, x).cross.T @ q,
+        "jac_lam": lambda t, x: objective.linearize(t, x).jac_lam,
+        "n_theta": objective.n_theta,
+        "n_lam": objective.n_lam,
+    }
+    return ig.Objective(**{**parts, **callables})
+
+
+class Wrapped:
+    """The least an objective can be: an object with `linearize`. Scales the wrapped objective."""
+
+    def __init__(self, objective, scale=1.0):
+        self.objective, self.scale = objective, scale
+
+    def linearize(self, theta, lam):
+        c, L = self.scale, self.objective.linearize(theta, lam)
+        return SimpleNamespace(
+            fun=c * L.fun,
+            jac=c * L.jac,
+            jac_lam=c * L.jac_lam,
+            hess=c * L.hess,
+            cross=c * L.cross,
+        )

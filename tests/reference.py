@@ -1,0 +1,189 @@
+"""A naive oracle: dense formulas in extended precision, sharing no code with the library.
+
+Everything is written as the mathematics is, with one design matrix A = [X, 1], dense Hessians and
+dense cross matrices, in ``np.longdouble`` (80 bits on x86: three decimal digits more than the
+library has; elsewhere it may be plain double, which every test's tolerance still allows).
+"""
+
+import numpy as np
+
+WIDE = np.longdouble
+
+
+def assert_near(got, want, rtol=1e-12, what=""):
+    """Compare shape, and the largest difference with the largest entry of `want`."""
+    got = np.asarray(got)
+    want = np.asarray(want, dtype=np.float64)
+    assert got.shape == want.shape, f"{what}: shape {got.shape}, wanted {want.shape}"
+    assert got.dtype == np.float64, f"{what}: dtype {got.dtype}"
+    if want.size:
+        assert np.isfinite(got).all(), f"{what}: not finite"
+        off, scale = np.max(np.abs(got - want)), np.max(np.abs(want))
+        assert off <= rtol * scale, f"{what}: off by {off:.2e}, allowed {rtol:.0e} of {scale:.2e}"
+
+
+def relative_error(got, want):
+    got, want = np.asarray(got, dtype=WIDE), np.asarray(want, dtype=WIDE)
+    return float(np.sqrt(np.sum((got - want) ** 2)) / np.sqrt(np.sum(want**2)))
+
+
+def cholesky_solve(H, B):
+    """Solve H Q = B for positive definite H in extended precision (LAPACK has none)."""
+    H, B = np.array(H, dtype=WIDE), np.array(B, dtype=WIDE)
+    n = len(H)
+    L = np.zeros_like(H)
+    for j in range(n):
+        column = H[j:, j] - L[j:, :j] @ L[j, :j]
+        if not column[0] > 0:
+            raise np.linalg.LinAlgError("not positive definite")
+        L[j:, j] = column / np.sqrt(column[0])
+    for j in range(n):
+        B[j] = (B[j] - L[j, :j] @ B[:j]) / L[j, j]
+    for j in reversed(range(n)):
+        B[j] = (B[j] - L[j + 1 :, j] @ B[j + 1 :]) / L[j, j]
+    return B
+
+
+def signs(y):
+    """Labels in {-1, 1}, {0, 1} or bool as -1 and 1."""
+    y = np.asarray(y).astype(WIDE)
+    return np.where(y > 0, WIDE(1), WIDE(-1))
+
+
+class LinearModel:
+    """f(theta, lam) = (1/n) sum_i s_i l_i(theta) + 1/2 sum_j (fixed + exp lam_group(j)) theta_j^2.
+
+    penalty is None, "none", "all", "feature" or an array of group labels, one per column of X.
+    """
+
+    def __init__(
+        self, loss, X, y, penalty=None, fixed=0.0, fit_intercept=False, sample_weight=None
+    ):
+        X = np.asarray(X).astype(WIDE)
+        n, p = X.shape
+        self.loss = loss
+        self.A = np.hstack([X, np.ones((n, 1), dtype=WIDE)]) if fit_intercept else X
+        self.y = signs(y) if loss == "Logistic" else np.asarray(y).astype(WIDE)
+        w = np.ones(n) if sample_weight is None else np.asarray(sample_weight)
+        self.s = n * w.astype(WIDE) / np.sum(w.astype(WIDE))
+        self.n, self.p = n, p
+        self.n_theta = self.A.shape[1]
+        self.fixed = WIDE(0 if penalty is None else fixed)
+        if penalty is None or (isinstance(penalty, str) and penalty == "none"):
+            groups = np.full(p, -1)
+        elif isinstance(penalty, str):
+            groups = {"all": np.zeros(p, dtype=int), "feature": np.arange(p)}[penalty]
+        else:
+            groups = np.asarray(penalty)
+        # n_theta × n_lam membership: which λ acts on which coefficient (none on the intercept).
+        self.member = np.zeros((self.n_theta, groups.max(initial=-1) + 1), dtype=WIDE)
+        for j, k in enumerate(groups):
+            if k >= 0:
+                self.member[j, k] = 1
+        self.n_lam = self.member.shape[1]
+
+    def strength(self, lam):
+        d = np.zeros(self.n_theta, dtype=WIDE)
+        d[: self.p] = self.fixed
+        if self.n_lam:
+            d += self.member @ np.exp(np.asarray(lam, dtype=WIDE))
+        return d
+
+    def pointwise(self, theta):
+        """Each row's loss, and its first and second derivative in the margin z."""
+        z = self.A @ np.asarray(theta, dtype=WIDE)
+        if self.loss == "LeastSquares":
+            r = z - self.y
+            return r * r / 2, r, np.ones_like(r)
+        m = self.y * z
+        up, down = np.logaddexp(0, m), np.logaddexp(0, -m)
+        return down, -self.y * np.exp(-up), np.exp(-up - down)
+
+    def fun(self, theta, lam=()):
+        theta = np.asarray(theta, dtype=WIDE)
+        loss = np.sum(self.s * self.pointwise(theta)[0]) / self.n
+        return loss + np.sum(self.strength(lam) * theta**2) / 2
+
+    def jac(self, theta, lam=()):
+        theta = np.asarray(theta, dtype=WIDE)
+        return self.A.T @ (self.s * self.pointwise(theta)[1]) / self.n + self.strength(lam) * theta
+
+    def hess(self, theta, lam=()):
+        d = self.s * self.pointwise(theta)[2] / self.n
+        return self.A.T @ (d[:, None] * self.A) + np.diag(self.strength(lam))
+
+    def cross(self, theta, lam=()):
+        theta = np.asarray(theta, dtype=WIDE)
+        if not self.n_lam:
+            return np.zeros((self.n_theta, 0), dtype=WIDE)
+        return self.member * theta[:, None] * np.exp(np.asarray(lam, dtype=WIDE))
+
+    def jac_lam(self, theta, lam=()):
+        theta = np.asarray(theta, dtype=WIDE)
+        if not self.n_lam:
+            return np.zeros(0, dtype=WIDE)
+        return np.exp(np.asarray(lam, dtype=WIDE)) * (self.member.T @ theta**2) / 2
+
+    def train(self, lam=(), theta0=None):
+        """theta*(lam) to the last bits of extended precision: Newton with backtracking."""
+        theta = np.zeros(self.n_theta, dtype=WIDE)
+        if theta0 is not None:
+            theta = theta + np.asarray(theta0, dtype=WIDE)
+        before = np.inf
+        for _ in range(200):
+            r = self.jac(theta, lam)
+            s = cholesky_solve(self.hess(theta, lam), r)
+            decrement, value = r @ s, self.fun(theta, lam)
+            if decrement <= 1e-12 * (1 + abs(value)):
+                # Full steps from here, until rounding ends their quadratic convergence.
+                if decrement >= before / 4:
+                    return theta
+                theta, before = theta - s, decrement
+                continue
+            t = WIDE(1)
+            while self.fun(theta - t * s, lam) > value - t * decrement / 4:
+                t = t / 2
+            theta = theta - t * s
+        raise AssertionError("the oracle's Newton iteration did not converge")
+
+
+def hypergradient(f, g, theta, lam):
+    """dg/dlam = ∂g/∂lam - Cᵀ H⁻¹ ∇θg at this theta. Returns (gradient, adjoint)."""
+    q = cholesky_solve(f.hess(theta, lam), g.jac(theta, lam))
+    response = -f.cross(theta, lam).T @ q
+    return (g.jac_lam(theta, lam) + response if g.n_lam else response), q
+
+
+def exact_hypergradient(f, g, lam):
+    """The hypergradient at theta*(lam)."""
+    return hypergradient(f, g, f.train(lam), lam)[0]
+
+
+def resolved_differences(f, g, lam, directions=None, h=1e-4):
+    """Derivatives of lam -> g(theta*(lam), lam) along each row of `directions` (default: every
+    coordinate), by central differences of re-trained models, extrapolated once: O(h⁴)."""
+    lam = np.asarray(lam, dtype=WIDE)
+    directions = np.eye(len(lam)) if directions is None else directions
+    start = f.train(lam)
+
+    def value(x):
+        return g.fun(f.train(x, start), x)
+
+    def central(u, h):
+        return (value(lam + h * u) - value(lam - h * u)) / (2 * h)
+
+    rows = [np.asarray(u, dtype=WIDE) for u in directions]
+    return np.array([(4 * central(u, h / 2) - central(u, h)) / 3 for u in rows])
+
+
+def ridge_closed_form(X, y, X_val, y_val, lam):
+    """Ridge with one log-penalty per feature and no intercept, straight from its normal equations.
+
+    theta* = A⁻¹ Xᵀy/n with A = XᵀX/n + diag(e^lam), so dtheta*/dlam_j = -A⁻¹ e_j e^{lam_j} theta_j.
+    Returns (theta*, the hypergradient of ½ mean squared validation residual).
+    """
+    X, y, X_val, y_val, lam = (np.asarray(a).astype(WIDE) for a in (X, y, X_val, y_val, lam))
+    A = X.T @ X / len(y) + np.diag(np.exp(lam))
+    theta = cholesky_solve(A, X.T @ y / len(y))
+    J = -cholesky_solve(A, np.diag(np.exp(lam) * theta))
+    return theta, J.T @ (X_val.T @ (X_val @ theta - y_val)) / len(y_val)

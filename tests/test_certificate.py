@@ -1,0 +1,72 @@
+"""Success is never claimed for a wrong number: many random problems, most of them ill-conditioned,
+with θ anywhere from exact to plainly wrong, against hypergradients in extended precision."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+import implicitgrad as ig
+from reference import LinearModel, hypergradient
+
+ROWS, COLUMNS = 40, 15
+WAYS = {
+    "auto": ("auto", {}),
+    "cholesky": ("cholesky", {}),
+    "cg": ("cg", {}),
+    "cg-short": ("cg", {"maxiter": 10}),
+    "cg-stop": ("cg", {"stop": 1e-3}),
+    "cg-plain": ("cg", {"preconditioner": "none"}),
+    "neumann": ("neumann", {"maxiter": 300}),
+    "terms": ("neumann", {"terms": 30, "certify": True}),
+    "identity": ("identity", {"certify": True}),
+    "damped": ("cg", {"damping": 1e-4}),
+}
+
+
+@cache
+def random_problem(loss, seed):
+    """Columns over one to four orders of magnitude, in every other problem mixed by a rotation, so
+    that no diagonal scaling undoes it; penalties over six orders of magnitude."""
+    rng = np.random.default_rng(seed)
+    spread = 10.0 ** rng.uniform(1, 4)
+    X = rng.standard_normal((ROWS, COLUMNS)) * np.geomspace(1, spread, COLUMNS)
+    if seed % 2:
+        X = X @ np.linalg.qr(rng.standard_normal((COLUMNS, COLUMNS)))[0]
+    X_val, truth = rng.standard_normal((20, COLUMNS)), rng.standard_normal(COLUMNS)
+    y = X @ truth / spread + rng.standard_normal(ROWS)
+    y_val = X_val @ truth + rng.standard_normal(20)
+    if loss == "Logistic":
+        y, y_val = np.where(y > np.median(y), 1.0, -1.0), np.where(y_val > 0, 1.0, -1.0)
+    f = getattr(ig, loss)(X, y, penalty=ig.L2("feature"))
+    g = getattr(ig, loss)(X_val, y_val)
+    lam = rng.uniform(-12, 3, COLUMNS)
+    ref_f, ref_g = LinearModel(loss, X, y, "feature"), LinearModel(loss, X_val, y_val)
+    theta = ref_f.train(lam)
+    exact = hypergradient(ref_f, ref_g, theta, lam)[0].astype(float)
+    return f, g, lam, theta.astype(float), exact
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("loss", ["LeastSquares", "Logistic"])
+def test_no_false_success(loss, way):
+    method, options = WAYS[way]
+    wrong, successes = [], 0
+    for seed in range(60):
+        f, g, lam, best, exact = random_problem(loss, seed)
+        rng = np.random.default_rng(seed)
+        for exponent in (-16, -10, -8, -6, -4, -2, 0):
+            theta = best + 10.0**exponent * rng.standard_normal(COLUMNS)
+            for tol, polish in [(t, p) for t in (1e-1, 1e-3, 1e-6) for p in (True, False)]:
+                given = {**options, "polish": polish, "warn": False}
+                res = ig.implicit_grad(f, g, theta, lam, method, tol, given)
+                assert res.success == (res.status == 0)
+                if res.success:
+                    successes += 1
+                    # An estimate may be off by a little; three times is what it may be off by.
+                    error = np.linalg.norm(res.grad - exact)
+                    if not error <= 3 * tol * np.linalg.norm(res.grad):
+                        wrong.append((seed, exponent, tol, polish, error, res.error))
+    assert wrong == []
+    if way in ("auto", "cholesky"):
+        assert successes > 800  # of 2520; refusing everything would be no certificate either
