@@ -112,6 +112,8 @@ void register_models(py::module_& m) {
                                return std::shared_ptr<Operator>(
                                    at, const_cast<Operator*>(&at->hess()));
                              })
+      .def_property_readonly("strength",
+                             [](const linearization& at) { return copy_vector(at.strength()); })
       .def("cross", [](const linearization& at, const block_array& u) {
         return cross(at, u, static_cast<index>(at.jac().size()));
       })

@@ -73,21 +73,18 @@ void register_operators(py::module_& m) {
       .def_property_readonly("size", &Operator::size)
       .def_property_readonly("dense_products", &Operator::dense_products)
       .def("apply", &apply)
-      .def("dense", &dense)
-      .def("has_diagonal", [](const Operator& a) {
-        std::vector<double> d(static_cast<std::size_t>(a.size()));
-        return a.diagonal(d.data());
-      });
+      .def("dense", &dense);
   py::class_<callback_operator, Operator, std::shared_ptr<callback_operator>>(m, "CallbackOperator")
       .def(py::init<py::function, index>());
   py::class_<shifted_operator, Operator, std::shared_ptr<shifted_operator>>(m, "ShiftedOperator")
       .def(py::init<std::shared_ptr<Operator>, double>());
   py::class_<jacobi_preconditioner, Operator, std::shared_ptr<jacobi_preconditioner>>(
       m, "JacobiPreconditioner")
-      .def(py::init([](const Operator& a) {
-        py::gil_scoped_release release;
-        return std::make_shared<jacobi_preconditioner>(a);
-      }))
+      .def_static("of",
+                  [](const Operator& a) {
+                    py::gil_scoped_release release;
+                    return std::shared_ptr<jacobi_preconditioner>(jacobi_preconditioner::of(a));
+                  })
       .def_property_readonly("diagonal", [](const jacobi_preconditioner& m) {
         return copy_vector(m.matrix_diagonal());
       });

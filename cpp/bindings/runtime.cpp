@@ -4,6 +4,11 @@
 #include <omp.h>
 #include <pthread.h>
 
+#include <algorithm>
+#include <cmath>
+
+#include "arrays.hpp"
+#include "implicitgrad/space.hpp"
 #include "register.hpp"
 
 namespace implicitgrad::python {
@@ -44,6 +49,11 @@ void register_runtime(py::module_& m) {
   pthread_atfork(release_threads, nullptr, nullptr);
   m.def("build_info", build_info);
   m.def("default_threads", default_threads);
+  m.def("all_finite", [](const block_array& v) {
+    return std::all_of(v.data(), v.data() + v.size(), [](double x) { return std::isfinite(x); });
+  });
+  // ‖v‖₂, safe from overflow and underflow, and NaN where v has one.
+  m.def("norm", [](const block_array& v) { return host_space::norm(v.size(), v.data()); });
 }
 
 }  // namespace implicitgrad::python

@@ -92,7 +92,8 @@ void register_solvers(py::module_& m) {
       .def_readonly("products", &solve_report::products)
       .def_readonly("residual", &solve_report::residual)
       .def_readonly("curvature_min", &solve_report::curvature_min)
-      .def_readonly("curvature_max", &solve_report::curvature_max);
+      .def_readonly("curvature_max", &solve_report::curvature_max)
+      .def_readonly("condition", &solve_report::condition);
   m.def("cg", &solve_cg, py::arg("a"), py::arg("b"), py::arg("rtol"),
         py::arg("preconditioner").none(true), py::arg("x0"), py::arg("maxiter"),
         py::arg("monitor"));

@@ -10,10 +10,14 @@
 #include "implicitgrad/solvers/cg.hpp"
 #include "implicitgrad/solvers/cholesky.hpp"
 #include "implicitgrad/solvers/jacobi.hpp"
+#include "implicitgrad/solvers/shifted.hpp"
 
 namespace implicitgrad {
 
 namespace {
+
+// Step lengths below this are not tried: damping the step does better.
+constexpr double shortest = 1e-3;
 
 double largest(const std::vector<double>& v) {
   double result = 0.0;
@@ -26,32 +30,40 @@ bool finite(const Linearization& at) {
   return std::all_of(at.jac().begin(), at.jac().end(), [](double g) { return std::isfinite(g); });
 }
 
-/// step ≈ −H⁻¹∇f, a descent direction whatever H is.
-std::vector<double> newton_step(const Linearization& at, bool direct, double rtol,
-                                train_report& report) {
-  const Operator& hess = at.hess();
-  const index n = hess.size();
-  const const_block gradient{at.jac().data(), n, 1};
-  std::vector<double> step(static_cast<std::size_t>(n));
+struct direction {
+  std::vector<double> step;
+  double curvature;  // an estimate of H's largest eigenvalue
+};
+
+/// step ≈ −(H + damping·I)⁻¹∇f, a descent direction whatever H is.
+direction newton_step(const std::shared_ptr<const Linearization>& at, double damping, bool direct,
+                      double rtol, train_report& report) {
+  const std::shared_ptr<const Operator> hess(at, &at->hess());
+  const shifted_operator damped(hess, damping);
+  const Operator& system = damping > 0.0 ? static_cast<const Operator&>(damped) : *hess;
+  const index n = system.size();
+  const const_block gradient{at->jac().data(), n, 1};
+  direction result{std::vector<double>(static_cast<std::size_t>(n)), 0.0};
+  std::vector<double>& step = result.step;
   if (direct) {
     // Where H is not positive definite, the factor is that of a shifted H: a damped step.
-    cholesky_factor factor(hess);
-    report.products += hess.dense_products();
+    const cholesky_factor factor(system);
+    report.products += system.dense_products();
     factor.apply(gradient, {step.data(), n, 1});
+    result.curvature = factor.curvature_max();
   } else {
-    std::vector<double> unused(static_cast<std::size_t>(n));
-    std::unique_ptr<jacobi_preconditioner> m;
-    if (hess.diagonal(unused.data())) m = std::make_unique<jacobi_preconditioner>(hess);
-    solve_options options{{rtol}, std::max<index>(100, 2 * n), {}};
+    const auto m = jacobi_preconditioner::of(system);
+    const solve_options options{{rtol}, std::max<index>(100, 2 * n), {}};
     // Met negative curvature, CG returns what it had before: still a descent direction.
     const solve_report solve =
-        cg<host_space>(hess, m.get(), gradient, {step.data(), n, 1}, false, options);
+        cg<host_space>(system, m.get(), gradient, {step.data(), n, 1}, false, options);
     report.products += solve.products;
+    result.curvature = solve.curvature_max;
   }
   for (double& s : step) s = -s;
-  if (!(host_space::dot(n, step.data(), at.jac().data()) < 0.0))
-    for (index i = 0; i < n; ++i) step[i] = -at.jac()[i];
-  return step;
+  if (!(host_space::dot(n, step.data(), at->jac().data()) < 0.0))
+    for (index i = 0; i < n; ++i) step[i] = -at->jac()[i];
+  return result;
 }
 
 }  // namespace
@@ -64,6 +76,7 @@ train_report newton(const Objective& f, double* theta, const double* lam,
   report.evaluations = 1;
   const double start = largest(at->jac());
   std::vector<double> trial(static_cast<std::size_t>(n));
+  double damping = 0.0;
 
   const auto finish = [&](train_status status) {
     report.status = status;
@@ -81,7 +94,7 @@ train_report newton(const Objective& f, double* theta, const double* lam,
 
     // Inexact far away, tight near the end, so that convergence stays superlinear.
     const double rtol = std::clamp(std::sqrt(gradient / start), 1e-8, 0.1);
-    const std::vector<double> step = newton_step(*at, options.direct, rtol, report);
+    const auto [step, curvature] = newton_step(at, damping, options.direct, rtol, report);
     ++report.iterations;
     const double slope = host_space::dot(n, step.data(), at->jac().data());
 
@@ -89,30 +102,38 @@ train_report newton(const Objective& f, double* theta, const double* lam,
     const double noise = 16.0 * DBL_EPSILON * std::max(std::abs(at->fun()), std::abs(slope));
     std::shared_ptr<const Linearization> next;
     double length = 1.0;
-    for (;; length *= 0.5) {
+    bool accepted = false;
+    for (; !accepted && length > shortest; length *= 0.5) {
       for (index i = 0; i < n; ++i) trial[i] = theta[i] + length * step[i];
       next = f.linearize(trial.data(), lam);
       ++report.evaluations;
-      if (finite(*next)) {
-        if (next->fun() <= at->fun() + 1e-4 * length * slope) break;
-        if (std::abs(next->fun() - at->fun()) <= noise && largest(next->jac()) <= gradient) break;
-      }
-      if (length < 1e-12 || -slope * length <= noise) {
-        // No visible decrease is left along a descent direction: rounding, if it was a small one.
-        const bool at_rounding = options.tol == 0.0 && -slope <= 1e3 * noise;
-        return finish(at_rounding ? train_status::converged : train_status::line_search_failed);
-      }
+      if (!finite(*next)) continue;
+      accepted = next->fun() <= at->fun() + 1e-4 * length * slope ||
+                 (std::abs(next->fun() - at->fun()) <= noise && largest(next->jac()) <= gradient);
+      if (accepted) break;
+      if (-slope * length <= noise) break;
+    }
+    if (!accepted) {
+      // A small predicted decrease that cannot be seen is rounding; a large one that is nowhere to be
+      // found comes from curvature that is nearly zero, which damping makes up for.
+      if (-slope <= 1e3 * noise)
+        return finish(options.tol == 0.0 ? train_status::converged
+                                         : train_status::line_search_failed);
+      damping = std::max(100.0 * damping, 1e-8 * curvature);
+      if (!(damping <= 1e6 * curvature)) return finish(train_status::line_search_failed);
+      continue;
     }
 
     const double moved = length * host_space::norm(n, step.data());
     const double size = host_space::norm(n, trial.data());
     const double progress = largest(next->jac()) / gradient;
+    const bool undamped = damping == 0.0;
+    damping = damping > 1e-8 * curvature ? 0.01 * damping : 0.0;
     std::copy(trial.begin(), trial.end(), theta);
     at = next;
-    if (options.tol == 0.0 && length == 1.0 && moved <= 1e-6 * size)
-      return finish(train_status::converged);
-    if (options.tol == 0.0 && -slope <= noise && progress > 0.5)
-      return finish(train_status::converged);
+    if (options.tol > 0.0 || !undamped) continue;
+    if (length == 1.0 && moved <= 1e-6 * size) return finish(train_status::converged);
+    if (-slope <= noise && progress > 0.5) return finish(train_status::converged);
   }
 }
 

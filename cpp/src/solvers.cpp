@@ -1,9 +1,9 @@
 // What of the solvers is not a template, and the instantiations for vectors in main memory.
 #include <algorithm>
+#include <utility>
 
 #include "implicitgrad/operator.hpp"
 #include "implicitgrad/solvers/jacobi.hpp"
-#include "implicitgrad/errors.hpp"
 
 namespace implicitgrad {
 
@@ -18,10 +18,14 @@ void Operator::dense(double* out) const {
   }
 }
 
-jacobi_preconditioner::jacobi_preconditioner(const Operator& a)
-    : diagonal_(static_cast<std::size_t>(a.size())) {
-  require(a.diagonal(diagonal_.data()), "the operator does not know its diagonal");
-  inverse_ = diagonal_;
+std::unique_ptr<jacobi_preconditioner> jacobi_preconditioner::of(const Operator& a) {
+  std::vector<double> diagonal(static_cast<std::size_t>(a.size()));
+  if (!a.diagonal(diagonal.data())) return nullptr;
+  return std::make_unique<jacobi_preconditioner>(std::move(diagonal));
+}
+
+jacobi_preconditioner::jacobi_preconditioner(std::vector<double> diagonal)
+    : diagonal_(std::move(diagonal)), inverse_(diagonal_) {
   for (double& d : inverse_) d = d > 0.0 ? 1.0 / d : 1.0;
 }
 

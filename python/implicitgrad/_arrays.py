@@ -20,7 +20,9 @@ def real_array(value: Any, name: str) -> np.ndarray:
     if type(value) is np.ndarray and value.dtype == np.float64:
         return value
     if scipy.sparse.issparse(value):
-        raise TypeError(f"{name} is sparse, and only dense arrays are supported: pass {name}.toarray()")
+        raise TypeError(
+            f"{name} is sparse, and only dense arrays are supported: pass {name}.toarray()"
+        )
     try:
         array = np.asanyarray(value)
     except ValueError as error:  # ragged nested sequences
@@ -31,15 +33,10 @@ def real_array(value: Any, name: str) -> np.ndarray:
 
 
 def check_finite(array: np.ndarray, name: str) -> None:
-    # The squares' sum is finite if every entry is, unless it overflows; then look closely. (A dot
-    # product is quick and never warns.)
-    flat = array.reshape(-1)
-    if flat.dtype.kind == "f" and not math.isfinite(flat.dot(flat)):
-        bad = ~np.isfinite(array)
-        if bad.any():
-            where = tuple(int(i) for i in np.argwhere(bad)[0])
-            at = where[0] if array.ndim == 1 else where
-            raise ValueError(f"{name} contains {array[where]} at index {at}, expected finite numbers")
+    if not _core.all_finite(array):
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        at = where[0] if array.ndim == 1 else where
+        raise ValueError(f"{name} contains {array[where]} at index {at}, expected finite numbers")
 
 
 def vector(value: Any, size: int, name: str, owner: str) -> np.ndarray:
@@ -86,7 +83,6 @@ def matrix(X: Any, n_threads: int) -> tuple[Any, np.ndarray, bool]:
     lazy = isinstance(X, np.memmap)
     if not lazy and not handle.all_finite(n_threads):
         check_finite(np.asarray(array), "X")
-        raise ValueError("X contains NaN or infinity")
     return handle, array, lazy
 
 
@@ -96,8 +92,13 @@ def _is_blas_layout(array: np.ndarray) -> bool:
     for inner, outer in ((1, 0), (0, 1)):
         contiguous = array.strides[inner] == item or array.shape[inner] == 1
         stride = array.strides[outer]
-        if contiguous and aligned and (
-            array.shape[outer] == 1 or (stride % item == 0 and stride >= item * array.shape[inner])
+        if (
+            contiguous
+            and aligned
+            and (
+                array.shape[outer] == 1
+                or (stride % item == 0 and stride >= item * array.shape[inner])
+            )
         ):
             return True
     return False
@@ -183,6 +184,17 @@ def number(value: Any, name: str, *, positive: bool = False, nonnegative: bool =
     if nonnegative and result < 0:
         raise ValueError(f"{name} must not be negative, found {result}")
     return result
+
+
+def returned(value: Any, size: int | None, name: str) -> np.ndarray:
+    """What the user's function `name` returned, as float64; NaN and infinity are let through, since
+    they are met inside a solve and give a status there."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} returned {value!r}, expected real numbers")
+    if array.size != (size or 1):
+        raise ValueError(f"{name} returned shape {array.shape}, expected {(size,) if size else ()}")
+    return array.astype(np.float64).reshape((size,) if size else ())
 
 
 def choice(value: Any, name: str, allowed: tuple[str, ...]) -> str:

@@ -16,24 +16,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from ._core import norm
+
 EPS = float(np.finfo(np.float64).eps)
 POLISH_STEPS = 3
-CORRECTION_RTOL = 0.02  # the estimate itself needs no more than a digit or two
 
 
-def norm(v: np.ndarray) -> float:
-    """‖v‖₂, safe from overflow and underflow."""
-    square = float(v.dot(v))
-    if 1e-280 < square < 1e280:
-        return math.sqrt(square)
-    largest = float(np.max(np.abs(v), initial=0.0))
-    if largest == 0.0 or not math.isfinite(largest):
-        return largest
-    return largest * float(np.linalg.norm(v / largest))
+def correction_rtol(condition: float) -> float:
+    """The residual at which s and Δq are known well enough, to a digit or two: where H (with its
+    preconditioner) is ill-conditioned, a small residual still hides a large error, by up to
+    √condition in energy and up to the condition in norm; this lies between the two."""
+    return max(1e-12, min(0.01, 0.1 / condition**0.75))
 
 
 @dataclass
@@ -55,11 +53,10 @@ class Certified:
     point: Any
     q: np.ndarray
     grad: np.ndarray
-    error: float
     allowed: float
-    trouble: str | None = None  # why the estimate is inf or misses what is allowed
-    nit: int = 0
-    nhev: int = 0
+    error: float
+    trouble: str | None  # why the estimate is inf or misses what is allowed
+    nhev: int
 
 
 def certify(
@@ -72,74 +69,84 @@ def certify(
     goal: Goal,
     polish_steps: int,
     curvature_max: float,
+    rtol: float,
 ) -> Certified:
     """Estimate the error of h(θ, q), and polish while it misses the goal.
 
-    s is the Newton step at `point`; `solver` is set up on a Hessian near it.
+    s is the Newton step at `point`; `solver` is set up on a Hessian near it; rtol is how well it is
+    to solve for the correction.
     """
     grad = point.hypergradient(q)
-    nit = nhev = 0
+    nhev = 0
     before = math.inf
 
     for step in range(polish_steps + 1):
-
-        def answer(error: float, trouble: str | None) -> Certified:
-            allowed = goal.allowed(point, q, grad)
-            return Certified(point, q, grad, error, allowed, trouble, nit, nhev)
-
-        there = problem.at(point.theta - s, lam) if s.any() else point
+        allowed = goal.allowed(point, q, grad)
+        answer = partial(Certified, point, q, grad, allowed)
+        s_norm, theta_norm = norm(s), norm(point.theta)
+        # A step below θ's own rounding leads nowhere new.
+        there = problem.at(point.theta - s, lam) if s_norm > 8 * EPS * theta_norm else point
         if not there.finite:
-            return answer(math.inf, "not_stationary")
+            return answer(math.inf, "not_stationary", nhev)
         rho = there.b - there.hess.apply(q)
         both = np.array([rho, there.gradient]).T
-        solution = solver.solve(there.hess, both, [CORRECTION_RTOL])
-        nit, nhev = nit + solution.nit, nhev + solution.nhev + 1
+        solution = solver.solve(there.hess, both, [rtol])
+        nhev += solution.nhev + 1
         if solution.status in ("negative_curvature", "singular", "non_finite"):
-            return answer(math.inf, solution.status)
+            return answer(math.inf, solution.status, nhev)
         if solution.status != "converged" and max(solution.residual) > 0.5:
-            return answer(math.inf, solution.status)
+            return answer(math.inf, solution.status, nhev)
         dq, s_next = solution.x[:, 0], solution.x[:, 1]
         grad_there = there.hypergradient(q + dq)
         change = norm(grad_there - grad)
         if not math.isfinite(change):
-            return answer(math.inf, "non_finite")
+            return answer(math.inf, "non_finite", nhev)
 
         # Newton's method contracts quadratically near θ⋆; a step this small relative to θ is near,
         # and the ratio of two gradients at rounding level would say nothing.
-        far = norm(s) > 1e-8 * norm(point.theta)
-        contraction = norm(there.gradient) / norm(point.gradient) if far else 0.0
+        far = s_norm > 1e-8 * theta_norm
+        contraction = there.stationarity / point.stationarity if far else 0.0
         if contraction >= 0.5:
-            return answer(math.inf, "not_stationary")
+            return answer(math.inf, "not_stationary", nhev)
 
         # What rounding leaves: of the sum, and of the residual that q was refined with.
         rho_norm = norm(rho)
-        gain = norm(grad_there - there.hypergradient(q)) / rho_norm if rho_norm > 0 else 0.0
+        halfway = there.hypergradient(q)
+        gain = norm(grad_there - halfway) / rho_norm if rho_norm > 0 else 0.0
         products = solver.diagonal * q if solver.diagonal is not None else curvature_max * q
-        rounding = 4 * point.rounding_level(q) + EPS * gain * (norm(point.b) + norm(products))
+        rounding = 4 * point.rounding_level(q) + EPS * gain * (point.b_norm + norm(products))
         differences = _difference_error(point, q, gain, change)
         error = change / (1 - contraction) + rounding + differences
-        allowed = goal.allowed(point, q, grad)
         if error <= allowed:
-            return answer(error, None)
-        if rounding + differences > allowed or change > 0.5 * before:
-            return answer(error, "differences" if differences > rounding else "singular")
-        if step == polish_steps:
-            return answer(error, "not_stationary")
+            return answer(error, None, nhev)
+        if rounding + differences > allowed:
+            return answer(error, "differences" if differences > rounding else "singular", nhev)
+        if step == polish_steps or change > 0.5 * before:
+            due_to_theta = far or norm(halfway - grad) > 0.1 * change
+            return answer(error, "not_stationary" if due_to_theta else "singular", nhev)
         point, q, s, grad, before = there, q + dq, s_next, grad_there, change
+        rtol = min(rtol, max(1e-10, 0.1 * allowed / error))
 
     raise AssertionError("unreachable")
 
 
+def inner_change(problem: Any, lam: np.ndarray, point: Any, q: np.ndarray, s: np.ndarray) -> float:
+    """What the step s alone does to the hypergradient, q being kept: a rough measure, for a q and
+    an s that an iteration limit cut short."""
+    there = problem.at(point.theta - s, lam)
+    return norm(there.hypergradient(q) - point.hypergradient(q))
+
+
 def refine(
-    point: Any, q: np.ndarray, solver: Any, goal: Goal
-) -> tuple[np.ndarray, int, int]:
+    point: Any, q: np.ndarray, solver: Any, goal: Goal, rtol: float
+) -> tuple[np.ndarray, int]:
     """Correct q at the given θ until the linear part of the error is a tenth of what is allowed."""
-    nit = nhev = 0
+    nhev = 0
     before = math.inf
     for _ in range(POLISH_STEPS):
         rho = point.b - point.hess.apply(q)
-        solution = solver.solve(point.hess, rho, [CORRECTION_RTOL])
-        nit, nhev = nit + solution.nit, nhev + solution.nhev + 1
+        solution = solver.solve(point.hess, rho, [rtol])
+        nhev += solution.nhev + 1
         grad, better = point.hypergradient(q), point.hypergradient(q + solution.x)
         change = norm(better - grad)
         if not change < 0.5 * before:
@@ -147,7 +154,7 @@ def refine(
         if change <= 0.1 * goal.allowed(point, q, grad):
             break
         q, before = q + solution.x, change
-    return q, nit, nhev
+    return q, nhev
 
 
 def _difference_error(point: Any, q: np.ndarray, gain: float, change: float) -> float:
@@ -155,7 +162,7 @@ def _difference_error(point: Any, q: np.ndarray, gain: float, change: float) -> 
     of_f, of_g = point.noise
     if not any(of_f) and not any(of_g):
         return 0.0
-    size, gradient, b = norm(q), norm(point.gradient), norm(point.b)
+    size, gradient, b = norm(q), point.stationarity, point.b_norm
     gain = max(gain, norm(point.hypergradient(q) - point.direct) / b if b > 0 else 0.0)
     inner = change / gradient if gradient > 0 else 0.0
     return (

@@ -8,16 +8,14 @@ from typing import Any
 import numpy as np
 from scipy.optimize import OptimizeResult
 
-from . import _differences, _implicit, _options
-from ._certificate import norm
+from . import _differences
+from ._core import norm
 from ._outer import HyperObjective
 
 RTOL = 1e-5  # disagreement beyond this, and beyond the differences' own error, is an error
 
 
-def check_hypergrad(
-    f: Any, g: Any, lam: Any, theta0: Any = None, rng: Any = 0
-) -> OptimizeResult:
+def check_hypergrad(f: Any, g: Any, lam: Any, theta0: Any = None, rng: Any = 0) -> OptimizeResult:
     """Compare the hypergradient with differences of g between re-trained models.
 
     Along two directions, the hypergradient's own and a random one, λ is moved a little to both
@@ -70,7 +68,9 @@ def check_hypergrad(
     def value(at: np.ndarray) -> float:
         fun = h.value_only(at)
         if not math.isfinite(fun):
-            raise ValueError("training f failed next to lam, so that there is nothing to compare with")
+            raise ValueError(
+                "training f failed next to lam, so that there is nothing to compare with"
+            )
         return fun
 
     expected, allowed = np.empty(2), np.empty(2)

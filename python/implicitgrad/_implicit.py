@@ -12,7 +12,16 @@ import numpy as np
 from scipy.optimize import OptimizeResult
 
 from . import _arrays, _core, _options, _result, solvers
-from ._certificate import POLISH_STEPS, Certified, Goal, certify, norm, refine
+from ._certificate import (
+    POLISH_STEPS,
+    Certified,
+    Goal,
+    certify,
+    correction_rtol,
+    inner_change,
+    refine,
+)
+from ._core import norm
 from ._result import ImplicitGradResult
 from .callables import Objective, as_objective
 from .linearization import EXACT, NativeLinearization, Noise, cross_scale, cross_vjp
@@ -132,6 +141,13 @@ class Problem:
 
     def __init__(self, f: Any, g: Any):
         self.f, self.g = as_objective(f, "f"), as_objective(g, "g")
+        for name, free in (("n_theta", ()), ("n_lam", (0,))):
+            of_f, of_g = getattr(self.f, name, None), getattr(self.g, name, None)
+            if None not in (of_f, of_g) and of_g != of_f and of_g not in free:
+                raise ValueError(
+                    f"g has {name} = {of_g}, f has {name} = {of_f}"
+                    + (" (it must be 0 or the same)" if free else "")
+                )
         self._linearize_f = getattr(self.f, "_linearize", self.f.linearize)
         self._linearize_g = getattr(self.g, "_linearize", self.g.linearize)
         self._native = hasattr(self.f, "_core")
@@ -143,19 +159,15 @@ class Problem:
     def check_lam(self, lam: Any, name: str = "lam") -> np.ndarray:
         n_lam = getattr(self.f, "n_lam", None)
         check = _arrays.hyperparameters if self._native else _arrays.vector
-        lam = check(lam, np.size(lam) if n_lam is None else n_lam, name, "f")
-        g_lam = getattr(self.g, "n_lam", None)
-        if g_lam not in (None, 0, lam.size):
-            raise ValueError(f"g has n_lam = {g_lam}, expected 0 or f's n_lam = {lam.size}")
-        return lam
+        if n_lam is None:
+            n_lam = getattr(self.g, "n_lam", None) or np.size(lam)
+        return check(lam, n_lam, name, "f")
 
     def check_theta(self, theta: Any, name: str = "theta") -> np.ndarray:
         n_theta = getattr(self.f, "n_theta", None)
-        theta = _arrays.vector(theta, np.size(theta) if n_theta is None else n_theta, name, "f")
-        g_theta = getattr(self.g, "n_theta", None)
-        if g_theta not in (None, theta.size):
-            raise ValueError(f"g has n_theta = {g_theta}, f has n_theta = {theta.size}")
-        return theta
+        if n_theta is None:
+            n_theta = getattr(self.g, "n_theta", None) or np.size(theta)
+        return _arrays.vector(theta, n_theta, name, "f")
 
     def at(self, theta: np.ndarray, lam: np.ndarray) -> Point:
         return Point(self._linearize_f(theta, lam), self._linearize_g(theta, lam), theta, lam)
@@ -170,7 +182,10 @@ def tolerance(problem: Problem, tol: float | None) -> float:
 class Point:
     """f and g linearised at one (θ, λ)."""
 
-    __slots__ = ("F", "G", "b", "direct", "gradient", "hess", "theta")
+    __slots__ = (
+        *("F", "G", "b", "b_norm", "direct", "direct_norm", "gradient", "hess"),
+        *("stationarity", "theta"),
+    )
 
     def __init__(self, F: Any, G: Any, theta: np.ndarray, lam: np.ndarray):
         self.F, self.G, self.theta = F, G, theta
@@ -183,6 +198,8 @@ class Point:
         no_direct = direct is None or np.size(direct) == 0
         self.direct = np.zeros(lam.size) if no_direct else _shaped(direct, lam.size, "jac_lam of g")
         self.hess = solvers.core_operator(F)
+        self.b_norm, self.direct_norm = norm(self.b), norm(self.direct)
+        self.stationarity = norm(self.gradient)
 
     def hypergradient(self, q: np.ndarray) -> np.ndarray:
         """dg/dλ = ∂g/∂λ − Cᵀq."""
@@ -190,7 +207,7 @@ class Point:
 
     def rounding_level(self, q: np.ndarray) -> float:
         """The error that is left when all else is exact, up to a small constant."""
-        return _EPS * (norm(self.direct) + cross_scale(self.F, q))
+        return _EPS * (self.direct_norm + cross_scale(self.F, q))
 
     @property
     def noise(self) -> tuple[Noise, Noise]:
@@ -198,8 +215,8 @@ class Point:
 
     @property
     def finite(self) -> bool:
-        values = (self.b, self.gradient, self.direct)
-        return math.isfinite(self.G.fun) and all(math.isfinite(norm(v)) for v in values)
+        # A sum of norms, none negative, is finite only if each of them is.
+        return math.isfinite(self.G.fun + self.b_norm + self.direct_norm + self.stationarity)
 
 
 _EPS = float(np.finfo(np.float64).eps)
@@ -223,20 +240,35 @@ def solve(
     adjoint0: np.ndarray | None = None,
 ) -> ImplicitGradResult:
     """`implicit_grad` for arguments that have been validated; adjoint0 is a starting point for q."""
+    # What overflows in here, or in the user's functions, comes out as a status.
+    with np.errstate(all="ignore"):
+        return _solve(problem, theta, lam, method, tol, options, callback, adjoint0)
+
+
+def _solve(
+    problem: Problem,
+    theta: np.ndarray,
+    lam: np.ndarray,
+    method: Any,
+    tol: float,
+    options: _options.Options,
+    callback: Callable[..., Any] | None,
+    adjoint0: np.ndarray | None,
+) -> ImplicitGradResult:
     point = problem.at(theta, lam)
     monitor = _Monitor(options.stop, callback)
     hess = point.hess
     if options.damping:
         hess = _core.ShiftedOperator(hess, options.damping)
     solver = solvers.make_solver(method, hess, point.F, options, monitor.hook)
-    answer = _Answer(point, solver.name, Goal(tol, options.atol))
+    answer = _Answer(point, solver.name, Goal(tol, options.atol), options.damping)
     if not point.finite:
         return answer.fail("non_finite")
     answer.nhev += solver.setup(hess)
 
     # The adjoint, H q = ∇θg. Where the same solver serves the certificate, the Newton step
     # s = H⁻¹∇θf, which tells how far θ is from θ⋆, comes from the same passes.
-    size = norm(point.b)
+    size = point.b_norm
     rtol = min(0.1, max(0.1 * tol, 1e-15))
     if options.stop is not None and not callable(options.stop):
         rtol = options.stop / size if size > 0 else 1.0
@@ -245,12 +277,13 @@ def solve(
     if own:
         both = np.array([point.b, point.gradient]).T
         start = None if adjoint0 is None else np.array([adjoint0, np.zeros_like(adjoint0)]).T
-        solution = solver.solve(hess, both, [rtol, 0.01], start)
+        accuracy = correction_rtol(solver.worst_condition(point.F))
+        solution = solver.solve(hess, both, [rtol, accuracy], start)
         q, s = solution.x[:, 0], solution.x[:, 1]
     else:
         solution = solver.solve(hess, point.b, [rtol], adjoint0)
         q, s = solution.x, None
-    answer.saw(q, solution, damped=bool(options.damping))
+    answer.saw(q, solution)
     if monitor.stopped:
         return answer.fail("callback")
     if solution.status in ("negative_curvature", "singular", "non_finite", "bad_preconditioner"):
@@ -260,6 +293,8 @@ def solve(
     if solver.fixed_terms and not options.certify:
         return answer.fail("terms")
     if solution.status == "iteration_limit" and solver.name != "custom" and not options.certify:
+        if s is not None and inner_change(problem, lam, point, q, s) > answer.allowed:
+            return answer.fail("not_stationary")
         return answer.fail("iteration_limit")
 
     # How wrong that is; and a better answer, where one is wanted and at hand.
@@ -269,18 +304,25 @@ def solve(
     else:
         checker = solvers.make_solver("auto", point.hess, point.F, _options.DEFAULT, None)
         answer.nhev += checker.setup(point.hess)
-        found = checker.solve(point.hess, point.gradient, [0.01])
+        accuracy = correction_rtol(checker.worst_condition(point.F))
+        found = checker.solve(point.hess, point.gradient, [accuracy])
         answer.count(found)
         if found.status in ("negative_curvature", "singular", "non_finite"):
             return answer.fail(found.status)
-        s = found.x
+        s, solution = found.x, found
+    if correction_rtol(solution.condition) < accuracy:  # worse than was known beforehand
+        accuracy = correction_rtol(solution.condition)
+        again = checker.solve(point.hess, point.gradient, [accuracy], s)
+        answer.count(again)
+        s = again.x
     as_asked = solver.fixed_terms or options.stop is not None or bool(options.damping)
     if not options.polish and not as_asked:
-        q, nit, nhev = refine(point, q, checker, answer.goal)
-        answer.nit, answer.nhev = answer.nit + nit, answer.nhev + nhev
+        q, nhev = refine(point, q, checker, answer.goal, accuracy)
+        answer.nhev += nhev
     steps = POLISH_STEPS if options.polish and not as_asked else 0
     certified = certify(
-        problem, lam, point, q, s, checker, answer.goal, steps, answer.curvature_max
+        *(problem, lam, point, q, s, checker, answer.goal, steps),
+        *(answer.curvature_max, accuracy),
     )
     return answer.certified(certified, limited=as_asked)
 
@@ -288,8 +330,8 @@ def solve(
 class _Answer:
     """Gathers the fields of the result as they become known."""
 
-    def __init__(self, point: Point, method: str, goal: Goal):
-        self.point, self.method, self.goal = point, method, goal
+    def __init__(self, point: Point, method: str, goal: Goal, damping: float):
+        self.point, self.method, self.goal, self.damping = point, method, goal, damping
         self.q = np.zeros(point.theta.size)
         self.residual = math.nan
         self.curvature: tuple[float, float] | None = None
@@ -299,22 +341,25 @@ class _Answer:
     def curvature_max(self) -> float:
         return self.curvature[1] if self.curvature else 0.0
 
+    @property
+    def allowed(self) -> float:
+        return self.goal.allowed(self.point, self.q, self.point.hypergradient(self.q))
+
     def count(self, solution: solvers.Solution) -> None:
-        self.nit += solution.nit
         self.nhev += solution.nhev
         if solution.curvature:
             low, high = self.curvature or solution.curvature
             self.curvature = min(low, solution.curvature[0]), max(high, solution.curvature[1])
 
-    def saw(self, q: np.ndarray, solution: solvers.Solution, damped: bool) -> None:
+    def saw(self, q: np.ndarray, solution: solvers.Solution) -> None:
         self.count(solution)
-        self.q = q
+        self.q, self.nit = q, solution.nit
         self.residual = solution.residual[0]
-        if damped:
+        if self.damping:  # that was the residual of the damped system
             self.check_residual()
 
     def check_residual(self) -> None:
-        size = norm(self.point.b)
+        size = self.point.b_norm
         rest = norm(self.point.b - self.point.hess.apply(self.q))
         self.residual = rest / size if size > 0 else rest
         self.nhev += 1
@@ -324,11 +369,10 @@ class _Answer:
         grad = self.point.hypergradient(self.q)
         if not np.isfinite(grad).all():
             why = "non_finite"
-        allowed = self.goal.allowed(self.point, self.q, grad)
-        return self._result(grad, math.inf, allowed, why, step)
+        return self._result(grad, math.inf, self.allowed, why, step)
 
     def certified(self, found: Certified, limited: bool) -> ImplicitGradResult:
-        self.nit, self.nhev = self.nit + found.nit, self.nhev + found.nhev
+        self.nhev += found.nhev
         moved = found.q is not self.q or found.point is not self.point
         self.point, self.q = found.point, found.q
         if moved:
@@ -341,7 +385,7 @@ class _Answer:
     def _result(
         self, grad: np.ndarray, error: float, allowed: float, why: str, step: float = math.nan
     ) -> ImplicitGradResult:
-        stationarity = norm(self.point.gradient)
+        stationarity = self.point.stationarity
         status, text = _result.describe(
             why,
             error=error,
@@ -351,6 +395,8 @@ class _Answer:
             curvature=self.curvature,
             step=step,
         )
+        if self.damping:
+            text += f" The system solved was (H + damping I) q = b with damping = {self.damping:g}."
         return ImplicitGradResult(
             grad=grad,
             fun=self.point.G.fun,

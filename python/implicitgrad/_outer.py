@@ -50,8 +50,8 @@ class HyperObjective:
 
     Notes
     -----
-    Where training fails, or λ is so large that exp(λ) overflows, a call returns fun = inf, so that
-    line searches back off.
+    Where training fails, a call returns fun = inf, so that line searches back off; so it does, after
+    a first success, where λ is so large that exp(λ) overflows.
 
     Examples
     --------
@@ -109,12 +109,15 @@ class HyperObjective:
     def __call__(self, lam: Any) -> tuple[float, np.ndarray]:
         """(h(λ), dh/dλ), shapes () and (n_lam,)."""
         lam = np.asarray(lam)
+        if self.result is not None and self._lam is not None and np.array_equal(lam, self._lam):
+            return self.result.fun, self.result.grad.copy()
         self.nfev += 1
         failed = math.inf, np.zeros(lam.shape)
         try:
             lam = self._problem.check_lam(lam).copy()
         except ValueError:
-            if lam.dtype.kind == "f" and lam.ndim == 1 and _out_of_range(lam):
+            # A first λ out of range is the caller's mistake, a later one an optimiser's long step.
+            if self._lam is not None and lam.shape == self._lam.shape and _out_of_range(lam):
                 return failed
             raise
         if not self._train(lam):
@@ -232,19 +235,50 @@ def minimize(
     gtol = given.get("gtol", tol if tol is not None else GTOL)
     h = HyperObjective(f, g, theta0=theta0, gtol=gtol)
     lam0 = h._problem.check_lam(lam0, "lam0").copy()
+    limits = None if bounds is None else _bounds(bounds, lam0.size)
     watch = _Watch(h, callback)
-    if name == "gd":
-        result = _gradient_descent(h, lam0, _bounds(bounds, lam0.size), gtol, watch, given)
+    if not math.isfinite(h(lam0)[0]):
+        result = OptimizeResult(
+            x=lam0, fun=math.inf, jac=np.zeros(lam0.size), nit=0, success=False, status=4
+        )
+        result.message = f"Training failed at lam0: {h.training.message}"
+    elif name == "gd":
+        result = _gradient_descent(h, lam0, limits, gtol, watch, given)
     else:
         result = scipy.optimize.minimize(
-            h, lam0, jac=True, method=method, bounds=bounds, tol=tol, options=given, callback=watch
+            _BackOff(h, lam0),
+            lam0,
+            jac=True,
+            method=method,
+            bounds=limits,
+            tol=tol,
+            options=given,
+            callback=watch,
         )
     return _finish(h, result, watch)
 
 
-_METHODS = (
-    *("l-bfgs-b", "bfgs", "cg", "newton-cg", "tnc", "slsqp", "trust-constr", "gd"),
-)
+_METHODS = (*("l-bfgs-b", "bfgs", "cg", "newton-cg", "tnc", "slsqp", "trust-constr", "gd"),)
+
+
+class _BackOff:
+    """h with a finite value in place of inf, since line searches interpolate.
+
+    Where h is inf at λ + d, λ being where it was last finite, the value and slope there are those of
+    the parabola through h(λ) with its slope at λ and its minimum at a twentieth of d.
+    """
+
+    def __init__(self, h: HyperObjective, lam: np.ndarray):
+        self.h, self.lam = h, lam
+        self.fun, self.grad = h(lam)
+
+    def __call__(self, lam: np.ndarray) -> tuple[float, np.ndarray]:
+        fun, grad = self.h(lam)
+        if math.isfinite(fun):
+            self.lam, self.fun, self.grad = lam.copy(), fun, grad
+            return fun, grad
+        slope = abs(float(self.grad @ (lam - self.lam)))
+        return self.fun + 9 * slope, -19 * self.grad
 
 
 class _Watch:
@@ -277,7 +311,7 @@ class _Watch:
 def _gradient_descent(
     h: HyperObjective,
     lam: np.ndarray,
-    bounds: tuple[np.ndarray, np.ndarray],
+    bounds: Bounds | None,
     gtol: float,
     watch: _Watch,
     options: dict[str, Any],
@@ -289,12 +323,13 @@ def _gradient_descent(
     if options:
         unknown = ", ".join(map(repr, options))
         warnings.warn(f"Unknown options: {unknown}", OptimizeWarning, stacklevel=3)
-    lam = np.clip(lam, *bounds)
+    low, high = (bounds.lb, bounds.ub) if bounds else (-np.inf, np.inf)
+    lam = np.clip(lam, low, high)
     status, message, nit = 1, "The iteration limit was reached.", 0
     fun, grad = h(lam)
     while math.isfinite(fun):
-        following = np.clip(lam - rate * grad, *bounds)
-        if np.max(np.abs(lam - np.clip(lam - grad, *bounds)), initial=0.0) <= gtol:
+        following = np.clip(lam - rate * grad, low, high)
+        if np.max(np.abs(lam - np.clip(lam - grad, low, high)), initial=0.0) <= gtol:
             status, message = 0, "The gradient is within gtol."
             break
         if nit == maxiter:
@@ -306,29 +341,39 @@ def _gradient_descent(
         except StopIteration:
             break
     if not math.isfinite(fun):
-        status, message = 4, "Training failed at the last lam: use a smaller learning_rate or bounds."
+        status, message = (
+            4,
+            "Training failed at the last lam: use a smaller learning_rate or bounds.",
+        )
     return OptimizeResult(
         x=lam, fun=fun, jac=grad, nit=nit, success=status == 0, status=status, message=message
     )
 
 
-def _bounds(bounds: Any, size: int) -> tuple[np.ndarray, np.ndarray]:
-    if bounds is None:
-        return np.full(size, -np.inf), np.full(size, np.inf)
-    if not isinstance(bounds, Bounds):
-        pairs = [(-np.inf if a is None else a, np.inf if b is None else b) for a, b in bounds]
-        bounds = Bounds(*np.array(pairs, dtype=np.float64).reshape(-1, 2).T)
-    low, high = (np.broadcast_to(np.asarray(v, float), (size,)) for v in (bounds.lb, bounds.ub))
+def _bounds(bounds: Any, size: int) -> Bounds:
+    """Bounds in either of SciPy's forms, checked."""
+    try:
+        if isinstance(bounds, Bounds):
+            low, high = bounds.lb, bounds.ub
+        else:
+            pairs = [(-np.inf if a is None else a, np.inf if b is None else b) for a, b in bounds]
+            low, high = np.array(pairs, dtype=np.float64).T
+        low, high = (np.broadcast_to(np.asarray(v, np.float64), (size,)) for v in (low, high))
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"bounds must be a scipy.optimize.Bounds or {size} pairs (min, max), found {bounds!r}"
+        ) from None
     if not (low <= high).all():
-        raise ValueError("bounds must have min <= max for every entry of lam")
-    return low, high
+        i = int(np.argmin(low <= high))
+        raise ValueError(f"bounds must have min <= max, found ({low[i]}, {high[i]}) for lam[{i}]")
+    return Bounds(low.copy(), high.copy())
 
 
 def _finish(h: HyperObjective, result: OptimizeResult, watch: _Watch) -> OptimizeResult:
     """The optimiser's result with θ and the hypergradient that belong to its λ."""
     lam = np.asarray(result.x, dtype=np.float64)
-    if h._lam is None or not np.array_equal(h._lam, lam):
-        h(lam)
+    if math.isfinite(result.fun):
+        h(lam)  # at once where it was the last λ tried
     if watch.stopped:
         result.update(status=99, success=False, message="Stopped by the callback.")
     result.update(x=lam, theta=h.theta, hypergradient=h.result, nfev=h.nfev, njev=h.nfev)

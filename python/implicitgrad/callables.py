@@ -106,16 +106,10 @@ class Objective:
     # Each of the following returns (value, error of the value).
 
     def _value(self, theta: np.ndarray, lam: np.ndarray) -> float:
-        value = np.asarray(self._fun(theta.copy(), lam.copy()), dtype=np.float64)
-        if value.size != 1:
-            raise ValueError(f"fun must return a number, it returned shape {value.shape}")
-        return float(value.reshape(()))
+        return float(_arrays.returned(self._fun(theta.copy(), lam.copy()), None, "fun"))
 
     def _call(self, name: str, function: Callable[..., Any], size: int, *args: np.ndarray):
-        value = np.asarray(function(*(a.copy() for a in args)), dtype=np.float64)
-        if value.size != size:
-            raise ValueError(f"{name} must return {size} entries, it returned shape {value.shape}")
-        return value.reshape(size)
+        return _arrays.returned(function(*(a.copy() for a in args)), size, name)
 
     def _gradient(self, theta: np.ndarray, lam: np.ndarray) -> tuple[np.ndarray, float]:
         if self._jac is not None:
@@ -162,9 +156,7 @@ class Objective:
             return np.empty((n, 0)), 0.0
         if self._cross_vjp is not None:
             vjp = self._cross_vjp
-            return _transposed(
-                n, m, lambda q: self._call("cross_vjp", vjp, m, theta, q, lam)
-            ), 0.0
+            return _transposed(n, m, lambda q: self._call("cross_vjp", vjp, m, theta, q, lam)), 0.0
         if self._jac_lam is not None:
             jac_lam = self._jac_lam
             at = lambda t: self._call("jac_lam", jac_lam, m, t, lam)  # noqa: E731
@@ -217,4 +209,3 @@ def as_objective(value: Any, name: str) -> Any:
         f"{name} must be an objective (an object with linearize) or a function of (theta, lam), "
         f"found {value!r}"
     )
-

@@ -119,7 +119,7 @@ class LinearModel:
 
     def split(self, lam: Any) -> dict[str, np.ndarray]:
         """The blocks of λ by name, as views: {"penalty": shape (n_lam,)}, empty where n_lam is 0."""
-        lam = _arrays.vector(lam, self.n_lam, "lam", type(self).__name__)
+        lam = _arrays.hyperparameters(lam, self.n_lam, "lam", type(self).__name__)
         return {"penalty": lam} if self.n_lam else {}
 
     def __repr__(self) -> str:

@@ -34,6 +34,7 @@ class Solution:
     nit: int
     nhev: int
     curvature: tuple[float, float] | None  # (smallest, largest) eigenvalue estimates
+    condition: float = 1.0  # of the preconditioned Hessian, as far as the solve saw it
 
 
 def core_operator(at: Any) -> Any:
@@ -80,25 +81,32 @@ class CG:
     name = "cg"
     fixed_terms = False
 
-    @property
-    def diagonal(self) -> np.ndarray | None:
-        """diag(H) where the set-up found it."""
-        return getattr(self._m, "diagonal", None)
+    def worst_condition(self, at: Any) -> float:
+        """A limit on the condition number of the preconditioned Hessian, from the penalty:
+        H ⪰ diag(strength). 1 where there is none, and only the solve's Ritz values can tell."""
+        strength = at._core.strength if isinstance(at, NativeLinearization) else None
+        if strength is None or not strength.min() > 0 or self.diagonal is None:
+            return 1.0
+        size = self.diagonal[: strength.size]
+        if self._m is None:
+            size = np.max(size)
+        return float(np.max(size / strength))
 
     def setup(self, hess: Any) -> int:
         """Prepare for this Hessian; returns the number of products that took."""
         given = self.preconditioner
-        self._m = None
+        self._m = self.diagonal = None
         self._maxiter = self.maxiter or max(100, min(10 * hess.size, 20_000))
-        if given in ("auto", "jacobi") if isinstance(given, str) else False:
-            if hess.has_diagonal():
-                self._m = _core.JacobiPreconditioner(hess)
-            elif given == "jacobi":
-                raise ValueError(
-                    "preconditioner = 'jacobi' needs the diagonal of the Hessian, which callables "
-                    "do not give: pass an operator that applies an approximate inverse"
-                )
-        elif given is not None and given != "none":
+        jacobi = _core.JacobiPreconditioner.of(hess)
+        if jacobi is not None:
+            self.diagonal = jacobi.diagonal
+            self._m = jacobi if isinstance(given, str) and given != "none" else None
+        elif isinstance(given, str) and given == "jacobi":
+            raise ValueError(
+                "preconditioner = 'jacobi' needs the diagonal of the Hessian, which callables do "
+                "not give: pass an operator that applies an approximate inverse"
+            )
+        if given is not None and not isinstance(given, str):
             self._m = callback_operator(_as_operator(given), hess.size)
         return 0
 
@@ -107,7 +115,8 @@ class CG:
     ) -> Solution:
         x, report = _core.cg(hess, b, rtol, self._m, x0, self._maxiter, self.monitor)
         return Solution(
-            x, report.status, report.residual, report.iterations, report.products, _span(report)
+            *(x, report.status, report.residual, report.iterations, report.products),
+            *(_span(report), report.condition),
         )
 
 
@@ -123,6 +132,9 @@ class Cholesky:
     @property
     def diagonal(self) -> np.ndarray:
         return self._factor.diagonal
+
+    def worst_condition(self, at: Any) -> float:
+        return 1.0
 
     def setup(self, hess: Any) -> int:
         self._factor = _core.CholeskyFactor(hess)

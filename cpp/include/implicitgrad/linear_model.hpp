@@ -70,6 +70,9 @@ class linear_model_linearization : public Linearization {
   /// out = Cᵀ q, for n_theta × k blocks. Cost: O((n_theta + n_lam) k).
   void cross_transpose(const_block q, block out) const;
 
+  /// fixed + e^{λ_{group(j)}}, one a feature: H − diag(strength) is positive semidefinite.
+  const std::vector<double>& strength() const { return strength_; }
+
   /// ‖ |C|ᵀ|q| ‖₂: the size of the terms whose sum is Cᵀq, which sets its rounding error.
   double cross_scale(const double* q) const;
 

@@ -68,11 +68,14 @@ solve_report cg(const Operator& a, const Operator* m, const_block b, block x, bo
       falling = falling || (!done[c] && norm[c] < 0.5 * before[c]);
     }
     before = norm;
-    if (!m && sweep == 1 && lanczos_diag.size() > 1) {
+    if (sweep == 1 && lanczos_diag.size() > 1) {
       lanczos_off.resize(lanczos_diag.size() - 1);
       const auto [low, high] = tridiagonal_extremes(lanczos_diag, lanczos_off);
-      report.see_curvature(low);
-      report.see_curvature(high);
+      if (low > 0.0) report.condition = high / low;
+      if (!m) {
+        report.see_curvature(low);
+        report.see_curvature(high);
+      }
     }
     if (!finite) return finish(solve_status::non_finite);
     if (ended == solve_status::negative_curvature || ended == solve_status::stopped)
@@ -91,7 +94,7 @@ solve_report cg(const Operator& a, const Operator* m, const_block b, block x, bo
       }
       poll_interrupt();
 
-      const bool record = !m && sweep == 0 && !done[0] && lanczos_diag.size() < lanczos_most;
+      const bool record = sweep == 0 && !done[0] && lanczos_diag.size() < lanczos_most;
       double lanczos_carry = 0.0;  // β/α of the previous iteration
 
       // z = M r,  β = rᵀz / previous rᵀz,  p = z + β p

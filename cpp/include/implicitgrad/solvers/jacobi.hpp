@@ -1,6 +1,7 @@
 // The diagonal (Jacobi) preconditioner M = diag(A)⁻¹.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "implicitgrad/operator.hpp"
@@ -9,8 +10,11 @@ namespace implicitgrad {
 
 class jacobi_preconditioner : public Operator {
  public:
-  /// A must know its diagonal. Where an entry is not positive the row is left as it is.
-  explicit jacobi_preconditioner(const Operator& a);
+  /// Where an entry is not positive its row is left as it is.
+  explicit jacobi_preconditioner(std::vector<double> diagonal);
+
+  /// For A; null where A does not know its diagonal.
+  static std::unique_ptr<jacobi_preconditioner> of(const Operator& a);
 
   index size() const override { return static_cast<index>(inverse_.size()); }
   void apply(const_block v, block out) const override;

@@ -36,7 +36,7 @@ solve_report neumann(const Operator& a, const_block b, block x, double alpha, in
   std::vector<double> norm = report.residual, smallest = norm;
   const index limit = terms > 0 ? terms : options.maxiter;
   solve_status status = terms > 0 ? solve_status::converged : solve_status::iteration_limit;
-  bool negative = false, grows = false;
+  bool negative = false, grows = false, finite = true;
 
   for (report.iterations = 0; report.iterations < limit;) {
     if (terms == 0) {
@@ -69,20 +69,24 @@ solve_report neumann(const Operator& a, const_block b, block x, double alpha, in
       }
       S::axpby(n, -alpha, av.col(c), 1.0, v.col(c));
       norm[c] = S::norm(n, v.col(c));
+      if (!std::isfinite(norm[c])) {
+        finite = false;
+        break;
+      }
       grows = grows || !(norm[c] <= 1.001 * smallest[c]);
       hopeless = hopeless || !(norm[c] <= 1e3 * smallest[c]);
       smallest[c] = std::min(smallest[c], norm[c]);
     }
-    if (hopeless && terms == 0) break;
-    if (!std::isfinite(norm[0])) break;
+    // What is added next must not overflow.
+    if (!finite || (hopeless && terms == 0) || (hopeless && norm[0] * alpha > 1e200)) break;
   }
 
   system.residual(av, report);
   report.status = status;
   if (status != solve_status::stopped && grows)
     report.status = negative ? solve_status::negative_curvature : solve_status::diverged;
-  for (index c = 0; c < k; ++c)
-    if (!std::isfinite(report.residual[c]) && !grows) report.status = solve_status::non_finite;
+  else if (!finite)
+    report.status = solve_status::non_finite;
   system.unscale();
   return report;
 }

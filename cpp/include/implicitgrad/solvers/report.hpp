@@ -42,6 +42,8 @@ struct solve_report {
   // estimates of A's spectrum, always inside it up to rounding.
   double curvature_min = std::numeric_limits<double>::infinity();
   double curvature_max = -std::numeric_limits<double>::infinity();
+  // Condition number of the preconditioned matrix as its Ritz values show it, from below; 1 if unknown.
+  double condition = 1.0;
 
   void see_curvature(double value) {
     if (value < curvature_min) curvature_min = value;

@@ -3,6 +3,7 @@
 // recomputed from x.
 #pragma once
 
+#include <cfloat>
 #include <cmath>
 
 #include "implicitgrad/operator.hpp"
@@ -20,11 +21,13 @@ class scaled_system {
     for (index c = 0; c < b.cols; ++c) {
       const double norm = S::norm(b.rows, b.col(c));
       finite_ = finite_ && std::isfinite(norm);
-      scale_.push_back(norm > 0.0 ? norm : 1.0);
+      // A norm below the normal range has no digits to scale by; the column counts as solved by 0.
+      const bool normal = norm >= DBL_MIN;
+      scale_.push_back(normal ? norm : 1.0);
       if (warm) {
         S::axpby(x.rows, 1.0 / scale_[c], x.col(c), 0.0, x.col(c));
         const double start = S::norm(x.rows, x.col(c));
-        if (!(std::isfinite(start) && norm > 0.0)) S::axpby(x.rows, 0.0, b.col(c), 0.0, x.col(c));
+        if (!(std::isfinite(start) && normal)) S::axpby(x.rows, 0.0, b.col(c), 0.0, x.col(c));
       } else {
         for (index i = 0; i < x.rows; ++i) x.col(c)[i] = 0.0;
       }
