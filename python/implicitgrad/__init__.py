@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from scipy.linalg import cython_blas as _cython_blas
-from scipy.linalg import cython_lapack as _cython_lapack
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from . import _core
-from ._check import check_hypergrad
-from ._implicit import implicit_grad
-from ._outer import HyperObjective, minimize
-from ._result import ImplicitGradResult, ImplicitGradWarning
-from ._train import train
-from .callables import Objective
-from .linearization import Linearization
-from .objectives import LeastSquares, Logistic
-from .penalties import L2
 
-_core.load_blas(_cython_blas.__pyx_capi__, _cython_lapack.__pyx_capi__)
+if TYPE_CHECKING:
+    from ._check import check_hypergrad
+    from ._implicit import implicit_grad
+    from ._outer import HyperObjective, minimize
+    from ._result import ImplicitGradResult, ImplicitGradWarning
+    from ._train import train
+    from .callables import Objective
+    from .linearization import Linearization
+    from .objectives import LeastSquares, Logistic
+    from .penalties import L2
+
+# Where each public name lives. It is imported when first used, since SciPy's optimisers and linear
+# algebra, which these modules build on, take a quarter of a second to import.
+_HOMES = {
+    "HyperObjective": "_outer",
+    "ImplicitGradResult": "_result",
+    "ImplicitGradWarning": "_result",
+    "L2": "penalties",
+    "LeastSquares": "objectives",
+    "Linearization": "linearization",
+    "Logistic": "objectives",
+    "Objective": "callables",
+    "check_hypergrad": "_check",
+    "implicit_grad": "_implicit",
+    "minimize": "_outer",
+    "train": "_train",
+}
 
 __all__ = [
     "L2",
@@ -35,6 +50,20 @@ __all__ = [
     "minimize",
     "train",
 ]
+
+__version__: str = _core.build_info()["version"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def build_info() -> dict[str, Any]:
@@ -63,6 +92,3 @@ def build_info() -> dict[str, Any]:
         "numpy": numpy.__version__,
         "scipy": scipy.__version__,
     }
-
-
-__version__: str = _core.build_info()["version"]

@@ -289,7 +289,7 @@ def _solve(
     if solution.status in ("negative_curvature", "singular", "non_finite", "bad_preconditioner"):
         return answer.fail(solution.status)
     if solution.status == "diverged":
-        return answer.fail("diverged", step=getattr(solver, "_step", math.nan))
+        return answer.fail("diverged", step=solver.step)
     if solver.fixed_terms and not options.certify:
         return answer.fail("terms")
     if solution.status == "iteration_limit" and solver.name != "custom" and not options.certify:

@@ -241,7 +241,8 @@ def minimize(
         result = OptimizeResult(
             x=lam0, fun=math.inf, jac=np.zeros(lam0.size), nit=0, success=False, status=4
         )
-        result.message = f"Training failed at lam0: {h.training.message}"
+        why = h.training.message if h.training is not None else ""
+        result.message = f"Training failed at lam0. {why}".strip()
     elif name == "gd":
         result = _gradient_descent(h, lam0, limits, gtol, watch, given)
     else:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _arrays, _core
+from . import _arrays, _blas, _core  # noqa: F401
 from .linearization import NativeLinearization
 from .penalties import L2
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _arrays, _core
+from . import _arrays, _blas, _core  # noqa: F401
 from .linearization import NativeLinearization
 
 Monitor = Callable[[int, float, np.ndarray], bool]
@@ -168,18 +168,19 @@ class Neumann:
         return self.terms is not None
 
     def setup(self, hess: Any) -> int:
-        self._step, products = self.step_size, 0
-        if self._step is None:
-            largest, products = largest_eigenvalue(hess, self.rng)
-            # An estimate from inside the spectrum: 1/estimate is well below the limit 2/λmax.
-            self._step = 1.0 / largest if largest > 0 and math.isfinite(largest) else 1.0
+        if self.step_size is not None:
+            self.step = self.step_size
+            return 0
+        largest, products = largest_eigenvalue(hess, self.rng)
+        # An estimate from inside the spectrum: 1/estimate is well below the limit 2/λmax.
+        self.step = 1.0 / largest if largest > 0 and math.isfinite(largest) else 1.0
         return products
 
     def solve(
         self, hess: Any, b: np.ndarray, rtol: list[float], x0: np.ndarray | None = None
     ) -> Solution:
         x, report = _core.neumann(
-            hess, b, rtol, self._step, self.terms or 0, self.maxiter or 10_000, self.monitor
+            hess, b, rtol, self.step, self.terms or 0, self.maxiter or 10_000, self.monitor
         )
         status = report.status
         if status == "converged" and self.terms is not None:
