@@ -84,6 +84,15 @@ void register_models(py::module_& m) {
       });
   m.def("dense_matrix", &make_dense);
 
+  py::class_<error_terms>(m, "ErrorTerms")
+      .def_readonly("hess", &error_terms::hess)
+      .def_readonly("third", &error_terms::third)
+      .def_readonly("least", &error_terms::least)
+      .def_readonly("most", &error_terms::most)
+      .def_readonly("cross", &error_terms::cross)
+      .def_readonly("rate", &error_terms::rate)
+      .def_readonly("gradient_rounding", &error_terms::gradient_rounding)
+      .def_readonly("product_rounding", &error_terms::product_rounding);
   py::class_<Objective, std::shared_ptr<Objective>>(m, "NativeObjective")
       .def_property_readonly("n_theta", &Objective::n_theta)
       .def_property_readonly("n_lam", &Objective::n_lam);
@@ -114,6 +123,10 @@ void register_models(py::module_& m) {
                              })
       .def_property_readonly("strength",
                              [](const linearization& at) { return copy_vector(at.strength()); })
+      .def("errors", [](const linearization& at) {
+        py::gil_scoped_release release;
+        return at.errors();
+      })
       .def("cross", [](const linearization& at, const block_array& u) {
         return cross(at, u, static_cast<index>(at.jac().size()));
       })

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "arrays.hpp"
+#include "implicitgrad/solvers/minres.hpp"
 #include "implicitgrad/solvers/neumann.hpp"
 #include "register.hpp"
 
@@ -44,12 +45,41 @@ solve_options make_options(std::vector<double> rtol, index maxiter, const py::ob
   return options;
 }
 
-std::pair<block_array, solve_report> solve_cg(const Operator& a, const block_array& b,
-                                              std::vector<double> rtol, const Operator* m,
-                                              const std::optional<block_array>& x0, index maxiter,
-                                              const py::object& monitor) {
+/// (x, report, the checkpoint: empty where none was asked for).
+py::tuple solve_cg(const Operator& a, const block_array& b,
+                   std::vector<double> rtol, const Operator* m,
+                   const std::optional<block_array>& x0, index maxiter, const py::object& monitor,
+                   double checkpoint_rtol) {
   const const_block rhs = as_block(b, a.size(), "b");
   require(m == nullptr || m->size() == a.size(), "the preconditioner has the wrong size");
+  block_array x = empty_like_block(b, a.size());
+  const block solution = as_output(x);
+  if (x0) {
+    const const_block start = as_block(*x0, a.size(), "x0");
+    require(start.cols == rhs.cols, "x0 must have the shape of b");
+    std::copy_n(start.data, start.size(), solution.data);
+  }
+  solve_options options = make_options(std::move(rtol), maxiter, monitor, rhs.rows, rhs.cols);
+  block_array checkpoint(checkpoint_rtol > 0.0 ? rhs.rows : 0);
+  if (checkpoint_rtol > 0.0) {
+    options.checkpoint_rtol = checkpoint_rtol;
+    options.checkpoint = checkpoint.mutable_data();
+    std::fill_n(options.checkpoint, rhs.rows, 0.0);
+  }
+  const bool warm = x0.has_value();
+  solve_report report;
+  {
+    py::gil_scoped_release release;
+    report = cg<host_space>(a, m, rhs, solution, warm, options);
+  }
+  return py::make_tuple(std::move(x), std::move(report), std::move(checkpoint));
+}
+
+std::pair<block_array, solve_report> solve_minres(const Operator& a, const block_array& b,
+                                                  std::vector<double> rtol,
+                                                  const std::optional<block_array>& x0,
+                                                  index maxiter, const py::object& monitor) {
+  const const_block rhs = as_block(b, a.size(), "b");
   block_array x = empty_like_block(b, a.size());
   const block solution = as_output(x);
   if (x0) {
@@ -62,7 +92,7 @@ std::pair<block_array, solve_report> solve_cg(const Operator& a, const block_arr
   solve_report report;
   {
     py::gil_scoped_release release;
-    report = cg<host_space>(a, m, rhs, solution, warm, options);
+    report = minres<host_space>(a, rhs, solution, warm, options);
   }
   return {std::move(x), std::move(report)};
 }
@@ -96,7 +126,9 @@ void register_solvers(py::module_& m) {
       .def_readonly("condition", &solve_report::condition);
   m.def("cg", &solve_cg, py::arg("a"), py::arg("b"), py::arg("rtol"),
         py::arg("preconditioner").none(true), py::arg("x0"), py::arg("maxiter"),
-        py::arg("monitor"));
+        py::arg("monitor"), py::arg("checkpoint_rtol") = 0.0);
+  m.def("minres", &solve_minres, py::arg("a"), py::arg("b"), py::arg("rtol"), py::arg("x0"),
+        py::arg("maxiter"), py::arg("monitor"));
   m.def("neumann", &solve_neumann, py::arg("a"), py::arg("b"), py::arg("rtol"),
         py::arg("step_size"), py::arg("terms"), py::arg("maxiter"), py::arg("monitor"));
 }

@@ -13,6 +13,8 @@ namespace implicitgrad {
 
 namespace {
 
+constexpr int power_steps = 8;
+
 /// y = A x, A's lower triangle stored by columns.
 void symmetric_product(index n, const double* a, const double* x, double* y) {
   std::fill_n(y, n, 0.0);
@@ -41,61 +43,129 @@ bool factorise(index n, const std::vector<double>& a, double shift, std::vector<
 
 }  // namespace
 
-cholesky_factor::cholesky_factor(const Operator& a) : n_(a.size()) {
+cholesky_factor::cholesky_factor(const Operator& a)
+    : n_(a.size()), dense_(static_cast<std::size_t>(n_ * n_)), scale_(static_cast<std::size_t>(n_)) {
   require(n_ <= 46340, "cholesky is for at most 46340 parameters; use cg");
-  std::vector<double> dense(static_cast<std::size_t>(n_ * n_));
-  a.dense(dense.data());
-  for (index i = 0; i < n_; ++i) diagonal_.push_back(dense[i * n_ + i]);
+  a.dense(dense_.data());
+  for (index i = 0; i < n_; ++i) diagonal_.push_back(dense_[i * n_ + i]);
 
-  // Power method for the largest eigenvalue in magnitude, from a fixed start with no symmetry.
-  std::vector<double> v(static_cast<std::size_t>(n_)), w(v.size());
-  const auto restart = [&] {
-    for (index i = 0; i < n_; ++i) v[i] = 1.0 + 0.5 * std::sin(1.7 * static_cast<double>(i + 1));
+  curvature_max_ = largest_eigenvalue();
+  const double largest = std::abs(curvature_max_);
+  if (!std::isfinite(largest)) {  // NaN or infinite entries: the solve will meet them and say so
+    factor_.assign(dense_.size(), 0.0);
+    for (index i = 0; i < n_; ++i) factor_[i * n_ + i] = scale_[i] = 1.0;
+    return;
+  }
+
+  // S A S with s_i ≈ a_ii^{-1/2} has a diagonal of about one; that undoes what scales alone do to the
+  // condition. Powers of two round nothing.
+  std::vector<double> scaled = dense_;
+  for (index i = 0; i < n_; ++i) {
+    const double d = diagonal_[i] > 0.0 ? diagonal_[i] : largest > 0.0 ? largest : 1.0;
+    int exponent = 0;
+    std::frexp(d, &exponent);
+    scale_[i] = std::ldexp(1.0, -exponent / 2);
+  }
+  for (index j = 0; j < n_; ++j)
+    for (index i = j; i < n_; ++i) scaled[j * n_ + i] *= scale_[i] * scale_[j];
+
+  const double noise = DBL_EPSILON * static_cast<double>(n_ + 8);
+  if (!factorise(n_, scaled, 0.0, factor_)) {
+    // The smallest shift, among powers of two times the rounding level, that makes it definite.
+    double shift = noise;
+    while (!factorise(n_, scaled, shift, factor_)) shift *= 2.0;
+    verdict_ = shift <= 16.0 * noise ? definiteness::singular : definiteness::indefinite;
+    curvature_min_ = verdict_ == definiteness::singular ? 0.0 : negative_rayleigh();
+    return;
+  }
+  if (smallest_eigenvalue(false) <= noise) verdict_ = definiteness::singular;
+  curvature_min_ = smallest_eigenvalue(true);
+}
+
+/// A start for the power methods: fixed, and with no symmetry.
+std::vector<double> cholesky_factor::start() const {
+  std::vector<double> v;
+  for (index i = 0; i < n_; ++i) v.push_back(1.0 + 0.5 * std::sin(1.7 * static_cast<double>(i + 1)));
+  return v;
+}
+
+double cholesky_factor::largest_eigenvalue() const {
+  std::vector<double> v = start(), w(v.size());
+  double estimate = 0.0;
+  for (int step = 0; step < power_steps; ++step) {
+    const double norm = host_space::norm(n_, v.data());
+    if (!std::isfinite(norm)) return norm;
+    if (norm == 0.0) break;
+    host_space::axpby(n_, 1.0 / norm, v.data(), 0.0, v.data());
+    symmetric_product(n_, dense_.data(), v.data(), w.data());
+    estimate = host_space::dot(n_, v.data(), w.data());
+    std::swap(v, w);
+  }
+  return estimate;
+}
+
+/// By inverse iteration, of A or of the scaled matrix.
+double cholesky_factor::smallest_eigenvalue(bool unscaled) const {
+  std::vector<double> v = start(), w(v.size());
+  double estimate = 0.0;
+  for (int step = 0; step < power_steps; ++step) {
+    const double norm = host_space::norm(n_, v.data());
+    if (!(std::isfinite(norm) && norm > 0.0)) break;
+    host_space::axpby(n_, 1.0 / norm, v.data(), 0.0, v.data());
+    w = v;
+    solve(w.data(), 1, unscaled);
+    estimate = 1.0 / host_space::dot(n_, v.data(), w.data());
+    std::swap(v, w);
+  }
+  return estimate;
+}
+
+/// The least Rayleigh quotient of A met on the way to a direction where it is negative, where inverse
+/// iteration with the shifted factor leads.
+double cholesky_factor::negative_rayleigh() const {
+  std::vector<double> v = start(), w(v.size());
+  double least = 0.0;
+  for (int step = 0; step < 4 * power_steps; ++step) {
+    const double norm = host_space::norm(n_, v.data());
+    if (!(std::isfinite(norm) && norm > 0.0)) break;
+    host_space::axpby(n_, 1.0 / norm, v.data(), 0.0, v.data());
+    symmetric_product(n_, dense_.data(), v.data(), w.data());
+    least = std::min(least, host_space::dot(n_, v.data(), w.data()));
+    solve(v.data(), 1, true);
+  }
+  return least;
+}
+
+double cholesky_factor::proven_minimum(double slack) const {
+  if (verdict_ != definiteness::positive) return 0.0;
+  double trace = 0.0;
+  for (const double d : diagonal_) trace += d;
+  const double backward = 4.0 * DBL_EPSILON * static_cast<double>(n_ + 2) * trace;
+  std::vector<double> factor;
+  for (const double share : {0.9, 0.5, 0.1}) {
+    const double shift = share * curvature_min_;
+    if (shift > backward + slack && factorise(n_, dense_, -shift, factor))
+      return shift - backward - slack;
+  }
+  return 0.0;
+}
+
+void cholesky_factor::solve(double* v, index columns, bool unscaled) const {
+  const auto rescale = [&] {
+    if (!unscaled) return;
+    for (index c = 0; c < columns; ++c)
+      for (index i = 0; i < n_; ++i) v[c * n_ + i] *= scale_[i];
   };
-  constexpr int steps = 8;
-  restart();
-  for (int step = 0; step < steps; ++step) {
-    const double norm = host_space::norm(n_, v.data());
-    if (!(std::isfinite(norm) && norm > 0.0)) break;
-    host_space::axpby(n_, 1.0 / norm, v.data(), 0.0, v.data());
-    symmetric_product(n_, dense.data(), v.data(), w.data());
-    curvature_max_ = host_space::dot(n_, v.data(), w.data());
-    std::swap(v, w);
-  }
-  const double scale = std::max(std::abs(curvature_max_), host_space::norm(n_, v.data()));
-  if (!std::isfinite(scale)) {  // A has NaN or infinite entries: the solve will meet them and say so
-    factor_.assign(dense.size(), 0.0);
-    for (index i = 0; i < n_; ++i) factor_[i * n_ + i] = 1.0;
-    return;
-  }
-
-  if (!factorise(n_, dense, 0.0, factor_)) {
-    // The smallest shift, among powers of two times the rounding level, that makes A definite.
-    const double noise = DBL_EPSILON * static_cast<double>(n_ + 8) * (scale > 0.0 ? scale : 1.0);
-    shift_ = noise;
-    while (!factorise(n_, dense, shift_, factor_)) shift_ *= 2.0;
-    verdict_ = shift_ <= 16.0 * noise ? definiteness::singular : definiteness::indefinite;
-    curvature_min_ = verdict_ == definiteness::singular ? 0.0 : -shift_;
-    return;
-  }
-
-  // Inverse iteration for the smallest.
-  restart();
-  for (int step = 0; step < steps; ++step) {
-    const double norm = host_space::norm(n_, v.data());
-    if (!(std::isfinite(norm) && norm > 0.0)) break;
-    host_space::axpby(n_, 1.0 / norm, v.data(), 0.0, v.data());
-    apply({v.data(), n_, 1}, {w.data(), n_, 1});
-    curvature_min_ = 1.0 / host_space::dot(n_, v.data(), w.data());
-    std::swap(v, w);
-  }
+  rescale();
+  const int size = static_cast<int>(n_), count = static_cast<int>(columns);
+  int info = 0;
+  blas().dpotrs("L", &size, &count, factor_.data(), &size, v, &size, &info);
+  rescale();
 }
 
 void cholesky_factor::apply(const_block v, block out) const {
   std::copy_n(v.data, v.size(), out.data);
-  const int size = static_cast<int>(n_), columns = static_cast<int>(v.cols);
-  int info = 0;
-  blas().dpotrs("L", &size, &columns, factor_.data(), &size, out.data, &size, &info);
+  solve(out.data, v.cols, true);
 }
 
 }  // namespace implicitgrad

@@ -1,6 +1,7 @@
 #include "implicitgrad/dense_matrix.hpp"
 
 #include <algorithm>
+#include <vector>
 
 #include "implicitgrad/errors.hpp"
 #include "implicitgrad/multiversion.hpp"
@@ -204,6 +205,17 @@ void dense_matrix<T>::accumulate_squares(index begin, index end, const double* w
     line_square_axpy(data_ + begin * ld_, ld_, rows, cols_, w, out);
   else
     line_square_dot(data_ + begin, ld_, cols_, rows, w, out);
+}
+
+template <class T>
+void dense_matrix<T>::row_squares(index begin, index end, double* out) const {
+  const index rows = end - begin;
+  std::fill_n(out, rows, 0.0);
+  const std::vector<double> ones(static_cast<std::size_t>(cols_), 1.0);
+  if (order_ == layout::row_major)
+    line_square_dot(data_ + begin * ld_, ld_, rows, cols_, ones.data(), out);
+  else
+    line_square_axpy(data_ + begin, ld_, cols_, rows, ones.data(), out);
 }
 
 template <class T>

@@ -36,6 +36,41 @@ linear_model::linear_model(std::shared_ptr<const Matrix> x, std::vector<double> 
   }
 }
 
+const smoothness& linear_model::smooth() const {
+  std::call_once(smooth_once_, [this] {
+    const index n = x_->rows(), p = x_->cols(), panel = x_->panel_rows();
+    const row_blocks blocks = partition_rows(n, p);
+    std::vector<double> square(static_cast<std::size_t>(blocks.count()));
+    std::vector<double> cube(square.size());
+    std::vector<double> rows(static_cast<std::size_t>(n_threads_ * panel));
+    poll_interrupt();
+    parallel_for(blocks.count(), n_threads_, [&](index b, int slot) {
+      double* r = rows.data() + slot * panel;
+      for (index begin = blocks.begin(b); begin < blocks.end(b); begin += panel) {
+        const index end = std::min(begin + panel, blocks.end(b));
+        x_->row_squares(begin, end, r);
+        for (index i = begin; i < end; ++i) {
+          const double c = weights_.empty() ? 1.0 / static_cast<double>(n) : weights_[i];
+          const double s = r[i - begin] + (intercept_ ? 1.0 : 0.0);
+          square[b] += c * s;
+          cube[b] += c * s * std::sqrt(s);
+        }
+      }
+    });
+    // All terms are positive: the relative error of the sums is below this.
+    const double up = 1.0 + DBL_EPSILON * static_cast<double>(n + p + 8);
+    const double second = up * std::accumulate(square.begin(), square.end(), 0.0);
+    const double third = up * std::accumulate(cube.begin(), cube.end(), 0.0);
+    smooth_.row_norm = std::sqrt(second) * (1.0 + 4.0 * DBL_EPSILON);
+    visit_loss(loss_, [&](auto loss) {
+      smooth_.most_first = loss.most_first;
+      smooth_.hess = loss.most_second * second;
+      smooth_.third = loss.most_third > 0.0 ? loss.most_third * third : 0.0;
+    });
+  });
+  return smooth_;
+}
+
 std::shared_ptr<const Linearization> linear_model::linearize(const double* theta,
                                                              const double* lam) const {
   return std::make_shared<const linear_model_linearization>(shared_from_this(), theta, lam);
@@ -51,6 +86,7 @@ linear_model_linearization::linear_model_linearization(std::shared_ptr<const lin
   std::vector<double> exp_lam(static_cast<std::size_t>(pen.n_groups));
   for (index l = 0; l < pen.n_groups; ++l) {
     exp_lam[l] = std::exp(lam[l]);
+    rate_ = std::max(rate_, exp_lam[l]);
     require(std::isfinite(exp_lam[l]) && exp_lam[l] >= DBL_MIN,
             "lam[" + std::to_string(l) + "] = " + std::to_string(lam[l]) +
                 " is out of range: exp(lam) must neither overflow nor underflow");
@@ -82,6 +118,8 @@ linear_model_linearization::linear_model_linearization(std::shared_ptr<const lin
   for (const double value : block_value) fun_ += value;
 
   // The penalty and what λ does to it.
+  theta_.assign(theta, theta + p);
+  theta_norm_ = host_space::norm(m.n_theta(), theta);
   strength_.assign(static_cast<std::size_t>(p), pen.fixed);
   jac_lam_.assign(static_cast<std::size_t>(pen.n_groups), 0.0);
   if (pen.n_groups > 0) cross_column_.resize(static_cast<std::size_t>(p));
@@ -143,6 +181,41 @@ void linear_model_linearization::cross_transpose(const_block q, block out) const
     for (std::size_t j = 0; j < group.size(); ++j)
       out.col(c)[group[j]] += cross_column_[j] * q.col(c)[j];
   }
+}
+
+error_terms linear_model_linearization::errors() const {
+  const linear_model& m = *model_;
+  const smoothness& smooth = m.smooth();
+  const std::vector<index>& group = m.penalty_.group;
+  constexpr double up = 1.0 + 8.0 * DBL_EPSILON;
+  error_terms e;
+  e.hess = smooth.hess;
+  e.third = smooth.third;
+  const auto [least, most] = std::minmax_element(strength_.begin(), strength_.end());
+  e.least = m.intercept_ ? 0.0 : *least * (1.0 - 4.0 * DBL_EPSILON);
+  e.most = *most * up;
+  e.rate = rate_ * up;
+
+  // The columns of C have disjoint supports: ‖C‖ is the largest of their norms.
+  std::vector<double> square(jac_lam_.size());
+  double penalty_gradient = 0.0;
+  for (std::size_t j = 0; j < group.size(); ++j)
+    square[group[j]] += cross_column_[j] * cross_column_[j];
+  for (std::size_t j = 0; j < strength_.size(); ++j) {
+    const double v = strength_[j] * theta_[j];
+    penalty_gradient += v * v;
+  }
+  if (!square.empty()) e.cross = std::sqrt(*std::max_element(square.begin(), square.end())) * up;
+
+  // ∇f is Σ c_i ℓ'_i r_i + strength ∘ θ: sums over rows of terms whose margins are sums over columns,
+  // the margins' own rounding going through ℓ''. Where ℓ' is not bounded the loss is least squares,
+  // and Σ c_i |ℓ'_i| ‖r_i‖ ≤ √(2 f) √(Σ c_i ‖r_i‖²).
+  const double depth = DBL_EPSILON * static_cast<double>(m.x_->rows() + m.x_->cols() + 20);
+  const double slope = std::min(smooth.most_first, 1.001 * std::sqrt(2.0 * std::max(fun_, 0.0)));
+  e.gradient_rounding = depth * (slope * smooth.row_norm + 2.0 * smooth.hess * theta_norm_) +
+                        8.0 * DBL_EPSILON * std::sqrt(penalty_gradient);
+  e.product_rounding = 2.0 * depth * smooth.hess + 8.0 * DBL_EPSILON * e.most;
+  return e;
 }
 
 double linear_model_linearization::cross_scale(const double* q) const {

@@ -21,17 +21,23 @@ from typing import Any
 
 import numpy as np
 
+from ._bound import inner_limit
 from ._core import norm
 
 EPS = float(np.finfo(np.float64).eps)
 POLISH_STEPS = 3
+STEP_RTOL = 0.01  # of s and Δq by a factor of H, which solves to far below this at no cost
 
 
-def correction_rtol(condition: float) -> float:
-    """The residual at which s and Δq are known well enough, to a digit or two: where H (with its
-    preconditioner) is ill-conditioned, a small residual still hides a large error, by up to
-    √condition in energy and up to the condition in norm; this lies between the two."""
-    return max(1e-12, min(0.01, 0.1 / condition**0.75))
+def adjoint_rtol(tol: float, condition: float) -> float:
+    """The residual of q that should make the hypergradient accurate to tol, for a Krylov method: a
+    small residual hides an error that is larger by up to √condition in energy."""
+    return max(1e-13, tol * min(0.1, 1 / math.sqrt(condition)))
+
+
+def correction_rtol(*conditions: float) -> float:
+    """The residual at which a Krylov method knows s and Δq to a digit or two."""
+    return max(1e-12, min(STEP_RTOL, 0.1 / max(conditions) ** 0.75))
 
 
 @dataclass
@@ -55,7 +61,9 @@ class Certified:
     grad: np.ndarray
     allowed: float
     error: float
-    trouble: str | None  # why the estimate is inf or misses what is allowed
+    trouble: (
+        str | None
+    )  # why the estimate is inf or misses what is allowed; "linear" is the solve's
     nhev: int
 
 
@@ -68,13 +76,14 @@ def certify(
     solver: Any,
     goal: Goal,
     polish_steps: int,
+    rest: float,
     curvature_max: float,
     rtol: float,
 ) -> Certified:
     """Estimate the error of h(θ, q), and polish while it misses the goal.
 
-    s is the Newton step at `point`; `solver` is set up on a Hessian near it; rtol is how well it is
-    to solve for the correction.
+    s is the Newton step at `point`, rest = ‖∇θg − Hq‖₂ there; `solver` is set up on a Hessian near
+    it; rtol is how well it is to solve for the correction.
     """
     grad = point.hypergradient(q)
     nhev = 0
@@ -122,19 +131,66 @@ def certify(
         if rounding + differences > allowed:
             return answer(error, "differences" if differences > rounding else "singular", nhev)
         if step == polish_steps or change > 0.5 * before:
-            due_to_theta = far or norm(halfway - grad) > 0.1 * change
-            return answer(error, "not_stationary" if due_to_theta else "singular", nhev)
+            due_to_theta = gain * rest < 0.3 * change and change > 3 * rounding
+            return answer(error, "not_stationary" if due_to_theta else "linear", nhev)
         point, q, s, grad, before = there, q + dq, s_next, grad_there, change
+        rest = solution.residual[0] * rho_norm
         rtol = min(rtol, max(1e-10, 0.1 * allowed / error))
 
     raise AssertionError("unreachable")
 
 
-def inner_change(problem: Any, lam: np.ndarray, point: Any, q: np.ndarray, s: np.ndarray) -> float:
-    """What the step s alone does to the hypergradient, q being kept: a rough measure, for a q and
-    an s that an iteration limit cut short."""
-    there = problem.at(point.theta - s, lam)
-    return norm(there.hypergradient(q) - point.hypergradient(q))
+@dataclass
+class Linear:
+    """An adjoint from a Krylov method, and what it was worth a few iterations earlier."""
+
+    q: np.ndarray
+    grad: np.ndarray
+    error: float
+    nhev: int
+
+
+def linear_part(
+    point: Any, q: np.ndarray, solution: Any, solver: Any, goal: Goal, rtol: float
+) -> Linear:
+    """The linear part of the error, from the solve itself: the residual fell by a factor of 20 after
+    the checkpoint, and what that changed in the hypergradient is the error at the checkpoint, more
+    than what is left. Goes on while that is not a small share of what is allowed."""
+    grad, nhev = point.hypergradient(q), 0
+    for _ in range(POLISH_STEPS):
+        error = norm(grad - point.hypergradient(solution.checkpoint))
+        allowed = goal.allowed(point, q, grad)
+        if error <= 0.3 * allowed or solution.status == "stagnated":
+            break
+        rtol = max(1e-15, rtol * min(0.1, 0.1 * allowed / error))
+        solution = solver.solve(point.hess, point.b, [0.05 * rtol], q, rtol)
+        nhev += solution.nhev
+        q = solution.x
+        grad = point.hypergradient(q)
+    return Linear(q, grad, norm(grad - point.hypergradient(solution.checkpoint)), nhev)
+
+
+def screen(
+    point: Any,
+    linear: Linear,
+    goal: Goal,
+    curvature: tuple[float, float] | None,
+) -> Certified | None:
+    """The certificate of a θ that is plainly good enough, without another solve; or None.
+
+    The limit on the inner part is far too large where θ is not exact, so that it settles only what is
+    clear. It takes H's least eigenvalue from the penalty or, with a margin, from what CG saw.
+    """
+    least = getattr(getattr(point.F, "_core", None), "strength", np.zeros(1)).min()
+    if not least > 0:
+        least = 0.1 * curvature[0] if curvature else 0.0
+    inner = inner_limit(point, linear.q, float(least))
+    rounding = 4 * point.rounding_level(linear.q)
+    allowed = goal.allowed(point, linear.q, linear.grad)
+    error = linear.error + inner + rounding
+    if inner > 0.1 * allowed or error > allowed:
+        return None
+    return Certified(point, linear.q, linear.grad, allowed, error, None, 0)
 
 
 def refine(

@@ -12,14 +12,18 @@ import numpy as np
 from scipy.optimize import OptimizeResult
 
 from . import _arrays, _core, _options, _result, solvers
+from ._bound import error_bound
 from ._certificate import (
     POLISH_STEPS,
+    STEP_RTOL,
     Certified,
     Goal,
+    adjoint_rtol,
     certify,
     correction_rtol,
-    inner_change,
+    linear_part,
     refine,
+    screen,
 )
 from ._core import norm
 from ._result import ImplicitGradResult
@@ -261,68 +265,83 @@ def _solve(
     if options.damping:
         hess = _core.ShiftedOperator(hess, options.damping)
     solver = solvers.make_solver(method, hess, point.F, options, monitor.hook)
-    answer = _Answer(point, solver.name, Goal(tol, options.atol), options.damping)
+    goal = Goal(tol, options.atol)
+    answer = _Answer(point, solver.name, goal, options.damping)
     if not point.finite:
         return answer.fail("non_finite")
     answer.nhev += solver.setup(hess)
 
-    # The adjoint, H q = ∇θg. Where the same solver serves the certificate, the Newton step
-    # s = H⁻¹∇θf, which tells how far θ is from θ⋆, comes from the same passes.
+    # The adjoint q: H q = ∇θg.
     size = point.b_norm
-    rtol = min(0.1, max(0.1 * tol, 1e-15))
-    if options.stop is not None and not callable(options.stop):
-        rtol = options.stop / size if size > 0 else 1.0
-    own = isinstance(solver, (solvers.CG, solvers.Cholesky)) and options.stop is None
-    own = own and not options.damping
-    if own:
+    as_asked = solver.fixed_terms or options.stop is not None or bool(options.damping)
+    s = None
+    if isinstance(solver, solvers.Cholesky) and not as_asked:
+        # The factor serves for s = H⁻¹∇θf as well, which tells how far θ is from θ⋆.
         both = np.array([point.b, point.gradient]).T
-        start = None if adjoint0 is None else np.array([adjoint0, np.zeros_like(adjoint0)]).T
-        accuracy = correction_rtol(solver.worst_condition(point.F))
-        solution = solver.solve(hess, both, [rtol, accuracy], start)
+        solution = solver.solve(hess, both, [max(0.1 * tol, 1e-14), STEP_RTOL])
         q, s = solution.x[:, 0], solution.x[:, 1]
+    elif isinstance(solver, solvers.CG) and not as_asked:
+        rtol = adjoint_rtol(tol, solver.worst_condition(point.F))
+        solution = solver.solve(hess, point.b, [0.05 * rtol], adjoint0, rtol)
+        q = solution.x
     else:
+        rtol = min(0.1, max(0.1 * tol, 1e-14))
+        if options.stop is not None and not callable(options.stop):
+            rtol = options.stop / size if size > 0 else 1.0
         solution = solver.solve(hess, point.b, [rtol], adjoint0)
-        q, s = solution.x, None
+        q = solution.x
     answer.saw(q, solution)
     if monitor.stopped:
         return answer.fail("callback")
-    if solution.status in ("negative_curvature", "singular", "non_finite", "bad_preconditioner"):
+    if solution.status in ("singular", "non_finite", "bad_preconditioner"):
+        return answer.fail(solution.status)
+    if solution.status == "negative_curvature" and not options.damping:
         return answer.fail(solution.status)
     if solution.status == "diverged":
         return answer.fail("diverged", step=solver.step)
     if solver.fixed_terms and not options.certify:
         return answer.fail("terms")
-    if solution.status == "iteration_limit" and solver.name != "custom" and not options.certify:
-        if s is not None and inner_change(problem, lam, point, q, s) > answer.allowed:
-            return answer.fail("not_stationary")
-        return answer.fail("iteration_limit")
+    solver.monitor = None
 
     # How wrong that is; and a better answer, where one is wanted and at hand.
-    if own:
-        checker = solver
-        checker.monitor = None
+    checker = solver
+    if not isinstance(solver, solvers.Cholesky) or options.damping:
+        checker = solvers.make_checker(solver, point.hess, solution, as_asked)
+        if checker is not solver:
+            answer.nhev += checker.setup(point.hess)
+    if isinstance(checker, solvers.Cholesky):
+        answer.factored = (checker, theta)
+        if s is None:
+            found = checker.solve(point.hess, point.gradient, [STEP_RTOL])
+            answer.count(found)
+            if found.status in ("negative_curvature", "singular", "non_finite"):
+                return answer.fail(found.status)
+            s = found.x
+        accuracy = STEP_RTOL
     else:
-        checker = solvers.make_solver("auto", point.hess, point.F, _options.DEFAULT, None)
-        answer.nhev += checker.setup(point.hess)
-        accuracy = correction_rtol(checker.worst_condition(point.F))
+        if solution.status == "iteration_limit" and not options.certify:
+            return answer.fail("iteration_limit")
+        if checker is solver:
+            linear = linear_part(point, q, solution, checker, answer.goal, rtol)
+            q, answer.q, answer.nhev = linear.q, linear.q, answer.nhev + linear.nhev
+            answer.check_residual()
+            done = screen(point, linear, answer.goal, answer.curvature)
+            if done is not None:
+                return answer.certified(done, limited=False)
+        accuracy = correction_rtol(checker.worst_condition(point.F), solution.condition)
         found = checker.solve(point.hess, point.gradient, [accuracy])
         answer.count(found)
         if found.status in ("negative_curvature", "singular", "non_finite"):
             return answer.fail(found.status)
-        s, solution = found.x, found
-    if correction_rtol(solution.condition) < accuracy:  # worse than was known beforehand
-        accuracy = correction_rtol(solution.condition)
-        again = checker.solve(point.hess, point.gradient, [accuracy], s)
-        answer.count(again)
-        s = again.x
-    as_asked = solver.fixed_terms or options.stop is not None or bool(options.damping)
+        s = found.x
+    as_asked = as_asked or solution.status == "iteration_limit"
     if not options.polish and not as_asked:
         q, nhev = refine(point, q, checker, answer.goal, accuracy)
         answer.nhev += nhev
     steps = POLISH_STEPS if options.polish and not as_asked else 0
     certified = certify(
         *(problem, lam, point, q, s, checker, answer.goal, steps),
-        *(answer.curvature_max, accuracy),
+        *(answer.residual * point.b_norm, answer.curvature_max, accuracy),
     )
     return answer.certified(certified, limited=as_asked)
 
@@ -334,6 +353,7 @@ class _Answer:
         self.point, self.method, self.goal, self.damping = point, method, goal, damping
         self.q = np.zeros(point.theta.size)
         self.residual = math.nan
+        self.factored: tuple[solvers.Cholesky, np.ndarray] | None = None
         self.curvature: tuple[float, float] | None = None
         self.nit = self.nhev = 0
 
@@ -378,14 +398,18 @@ class _Answer:
         if moved:
             self.check_residual()
         why = found.trouble or "ok"
-        if limited and why == "not_stationary" and math.isfinite(found.error):
-            why = "iteration_limit"
+        if why == "linear":
+            why = "iteration_limit" if limited else "singular"
         return self._result(found.grad, found.error, found.allowed, why)
 
     def _result(
         self, grad: np.ndarray, error: float, allowed: float, why: str, step: float = math.nan
     ) -> ImplicitGradResult:
         stationarity = self.point.stationarity
+        bound = math.inf
+        if why not in ("non_finite", "singular", "negative_curvature"):
+            rest = self.residual * self.point.b_norm
+            bound = error_bound(self.point, self.q, rest, self.factored)
         status, text = _result.describe(
             why,
             error=error,
@@ -404,7 +428,7 @@ class _Answer:
             adjoint=self.q,
             theta=self.point.theta,
             error=error,
-            error_bound=math.inf,
+            error_bound=bound,
             stationarity=stationarity,
             residual=self.residual,
             curvature=self.curvature,

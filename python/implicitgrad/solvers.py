@@ -35,6 +35,7 @@ class Solution:
     nhev: int
     curvature: tuple[float, float] | None  # (smallest, largest) eigenvalue estimates
     condition: float = 1.0  # of the preconditioned Hessian, as far as the solve saw it
+    checkpoint: np.ndarray | None = None  # the first column at an earlier iteration
 
 
 def core_operator(at: Any) -> Any:
@@ -87,7 +88,7 @@ class CG:
         strength = at._core.strength if isinstance(at, NativeLinearization) else None
         if strength is None or not strength.min() > 0 or self.diagonal is None:
             return 1.0
-        size = self.diagonal[: strength.size]
+        size: Any = self.diagonal[: strength.size]
         if self._m is None:
             size = np.max(size)
         return float(np.max(size / strength))
@@ -111,9 +112,40 @@ class CG:
         return 0
 
     def solve(
+        self,
+        hess: Any,
+        b: np.ndarray,
+        rtol: list[float],
+        x0: np.ndarray | None = None,
+        checkpoint_rtol: float = 0.0,
+    ) -> Solution:
+        x, report, checkpoint = _core.cg(
+            *(hess, b, rtol, self._m, x0, self._maxiter, self.monitor, checkpoint_rtol)
+        )
+        return Solution(
+            *(x, report.status, report.residual, report.iterations, report.products),
+            *(_span(report), report.condition, checkpoint),
+        )
+
+
+@dataclass
+class Minres:
+    """The minimum residual method, for a Hessian that may be indefinite."""
+
+    maxiter: int | None = None
+    monitor: Monitor | None = None
+
+    name = "minres"
+    fixed_terms = False
+
+    def setup(self, hess: Any) -> int:
+        self._maxiter = self.maxiter or max(100, min(10 * hess.size, 20_000))
+        return 0
+
+    def solve(
         self, hess: Any, b: np.ndarray, rtol: list[float], x0: np.ndarray | None = None
     ) -> Solution:
-        x, report = _core.cg(hess, b, rtol, self._m, x0, self._maxiter, self.monitor)
+        x, report = _core.minres(hess, b, rtol, x0, self._maxiter, self.monitor)
         return Solution(
             *(x, report.status, report.residual, report.iterations, report.products),
             *(_span(report), report.condition),
@@ -136,6 +168,11 @@ class Cholesky:
     def worst_condition(self, at: Any) -> float:
         return 1.0
 
+    def proven_minimum(self, slack: float) -> float:
+        """A proven lower limit of H's eigenvalues where it was factored, or 0; `slack` is the
+        rounding that H was formed with."""
+        return self._factor.proven_minimum(slack)
+
     def setup(self, hess: Any) -> int:
         self._factor = _core.CholeskyFactor(hess)
         return hess.dense_products
@@ -143,7 +180,7 @@ class Cholesky:
     def solve(
         self, hess: Any, b: np.ndarray, rtol: list[float], x0: np.ndarray | None = None
     ) -> Solution:
-        x, report = _core.cg(hess, b, rtol, self._factor, x0, 100, self.monitor)
+        x, report, _ = _core.cg(hess, b, rtol, self._factor, x0, 100, self.monitor)
         status, verdict = report.status, self._factor.verdict
         low, high = self._factor.curvature_min, self._factor.curvature_max
         if report.status != "non_finite" and verdict != "positive":
@@ -264,11 +301,11 @@ class _Applied:
 def largest_eigenvalue(hess: Any, rng: Any = 0, steps: int = 20) -> tuple[float, int]:
     """An estimate of λmax from below, by Lanczos from a random vector; and the products it took."""
     b = np.random.default_rng(rng).standard_normal(hess.size)
-    _, report = _core.cg(hess, b, [1e-12], None, None, steps, None)
+    _, report, _ = _core.cg(hess, b, [1e-12], None, None, steps, None)
     return report.curvature_max, report.products
 
 
-METHODS = ("auto", "cholesky", "cg", "neumann", "identity")
+METHODS = ("auto", "cholesky", "cg", "minres", "neumann", "identity")
 
 
 def make_solver(method: Any, hess: Any, at: Any, options: Any, monitor: Monitor | None) -> Any:
@@ -281,9 +318,20 @@ def make_solver(method: Any, hess: Any, at: Any, options: Any, monitor: Monitor 
         return Cholesky(monitor)
     if method == "cg":
         return CG(options.maxiter, options.preconditioner, monitor)
+    if method == "minres":
+        return Minres(options.maxiter, monitor)
     if method == "neumann":
         return Neumann(options.terms, options.step_size, options.maxiter, options.rng, monitor)
     return Identity()
+
+
+def make_checker(solver: Any, hess: Any, solution: Solution, as_asked: bool) -> Any:
+    """The solver for the certificate of a `solution`: a factor of H where that is cheap beside what
+    has been spent, or else CG."""
+    spent = 15 * (4 + solution.nit / 4) if hess.dense_products == 0 else DIRECT_CALLABLE
+    if hess.size <= min(DIRECT_NATIVE, spent):
+        return Cholesky()
+    return solver if isinstance(solver, CG) and not as_asked else CG()
 
 
 def check_method(method: Any) -> Any:

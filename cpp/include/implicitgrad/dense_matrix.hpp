@@ -23,6 +23,7 @@ class dense_matrix : public Matrix {
   void accumulate(index begin, index end, const double* w, index ldz, index k, double* out,
                   index ld) const override;
   void accumulate_squares(index begin, index end, const double* w, double* out) const override;
+  void row_squares(index begin, index end, double* out) const override;
   void copy_scaled(index begin, index end, const double* scale, double* out,
                    index ld) const override;
   bool finite(index begin, index end) const override;

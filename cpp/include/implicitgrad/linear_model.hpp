@@ -8,6 +8,7 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,25 @@ struct penalty {
   std::vector<index> group;
 };
 
+/// Constants of the data term, over all θ, with the rows r_i = [x_i 1] and weights c_i: its Hessian is
+/// at most hess · I, hess = sup|second derivative of ℓ| Σ c_i ‖r_i‖², and Lipschitz with the constant
+/// third = sup|third derivative of ℓ| Σ c_i ‖r_i‖³.
+struct smoothness {
+  double hess = 0.0, third = 0.0;
+  double row_norm = 0.0;     // √(Σ c_i ‖r_i‖²), at least Σ c_i ‖r_i‖
+  double most_first = 0.0;   // sup|first derivative of ℓ|, infinite for the squared loss
+};
+
+/// What bounds on the error of a hypergradient need of an objective at one point, all rounded up (but
+/// `least`, rounded down).
+struct error_terms {
+  double hess = 0.0, third = 0.0;   // as in smoothness
+  double least = 0.0, most = 0.0;   // of the strengths: H ⪰ least · I; 0 with an intercept
+  double cross = 0.0, rate = 0.0;   // ‖C‖₂, and its Lipschitz constant max e^λ
+  double gradient_rounding = 0.0;   // 2-norm of the rounding error in ∇θf
+  double product_rounding = 0.0;    // and in H v, relative to ‖v‖₂
+};
+
 class linear_model : public Objective, public std::enable_shared_from_this<linear_model> {
  public:
   /// `weights` is empty (all equal) or one weight ≥ 0 a row, not all zero; they are scaled to sum 1.
@@ -38,6 +58,9 @@ class linear_model : public Objective, public std::enable_shared_from_this<linea
   std::shared_ptr<const Linearization> linearize(const double* theta,
                                                  const double* lam) const override;
 
+  /// Rounded up. Cost: one pass over X, the first time.
+  const smoothness& smooth() const;
+
  private:
   friend class linear_model_linearization;
 
@@ -47,6 +70,8 @@ class linear_model : public Objective, public std::enable_shared_from_this<linea
   penalty penalty_;
   bool intercept_;
   int n_threads_;
+  mutable std::once_flag smooth_once_;
+  mutable smoothness smooth_;
 };
 
 /// Owns what the linear operators need: D, the strengths and ∂strength/∂λ · θ. Never an n × p array.
@@ -69,6 +94,8 @@ class linear_model_linearization : public Linearization {
 
   /// out = Cᵀ q, for n_theta × k blocks. Cost: O((n_theta + n_lam) k).
   void cross_transpose(const_block q, block out) const;
+
+  error_terms errors() const;
 
   /// fixed + e^{λ_{group(j)}}, one a feature: H − diag(strength) is positive semidefinite.
   const std::vector<double>& strength() const { return strength_; }
@@ -93,10 +120,12 @@ class linear_model_linearization : public Linearization {
   hessian hess_{*this};
   std::shared_ptr<const linear_model> model_;
   double fun_ = 0.0;
+  std::vector<double> theta_;  // of the features
   std::vector<double> jac_, jac_lam_;
   std::vector<double> curvature_;     // d, one a row
   std::vector<double> strength_;      // one a feature
   std::vector<double> cross_column_;  // e^{λ_{group(j)}} θ_j, one a feature
+  double theta_norm_ = 0.0, rate_ = 0.0;
 };
 
 }  // namespace implicitgrad

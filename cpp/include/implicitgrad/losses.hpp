@@ -19,6 +19,10 @@ struct margin_terms {
 
 /// ℓ(z) = ½ (z − y)².
 struct squared_loss {
+  static constexpr double most_first = HUGE_VAL;  // sup |first derivative|
+  static constexpr double most_second = 1.0;      // sup |second derivative|
+  static constexpr double most_third = 0.0;       // sup |third derivative|
+
   static margin_terms at(double z, double y) {
     const double r = z - y;
     return {0.5 * r * r, r, 1.0};
@@ -28,6 +32,10 @@ struct squared_loss {
 /// ℓ(z) = log(1 + e^{−yz}), y ∈ {−1, 1}. With e = e^{−|z|} no term overflows, and σ(1 − σ) keeps its
 /// relative accuracy in saturation.
 struct logistic_loss {
+  static constexpr double most_first = 1.0;
+  static constexpr double most_second = 0.25;
+  static constexpr double most_third = 0.09622504486493764;  // 1 / (6 √3)
+
   static margin_terms at(double z, double y) {
     const double margin = y * z;
     const double e = std::exp(-std::abs(z));

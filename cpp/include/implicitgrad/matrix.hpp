@@ -31,6 +31,9 @@ class Matrix {
   /// out_j += Σ_i w_i x_ij².
   virtual void accumulate_squares(index begin, index end, const double* w, double* out) const = 0;
 
+  /// out_i = Σ_j x_ij², one a row of the panel.
+  virtual void row_squares(index begin, index end, double* out) const = 0;
+
   /// out[i, :p] = scale_i · X[begin + i, :] as doubles, row-major with rows `ld` apart.
   virtual void copy_scaled(index begin, index end, const double* scale, double* out,
                            index ld) const = 0;

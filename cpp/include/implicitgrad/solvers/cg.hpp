@@ -50,10 +50,12 @@ solve_report cg(const Operator& a, const Operator* m, const_block b, block x, bo
     return finish(solve_status::non_finite);
   }
 
-  std::vector<double> rz(k), pq(k), norm(k), before(k);
+  std::vector<double> rz(k), pq(k), norm(k), before(k), tolerance(k);
+  for (index c = 0; c < k; ++c) tolerance[c] = options.tolerance(c);
   std::vector<bool> done(k);
   std::vector<double> lanczos_diag, lanczos_off;  // of the first column's first sweep
   constexpr std::size_t lanczos_most = 500;
+  bool checked = options.checkpoint == nullptr;
   solve_status ended = solve_status::converged;   // what ended a sweep early, if anything
 
   for (int sweep = 0;; ++sweep) {
@@ -61,8 +63,14 @@ solve_report cg(const Operator& a, const Operator* m, const_block b, block x, bo
     system.residual(r, report);
     norm = report.residual;
     bool all = true, falling = sweep == 0, finite = true;
+    if (!checked && norm[0] <= options.checkpoint_rtol) {
+      // A warm start is there already: go on until there is something to compare it with.
+      S::axpby(n, system.scale(0), x.col(0), 0.0, options.checkpoint);
+      checked = true;
+      tolerance[0] = std::min(tolerance[0], 0.05 * norm[0]);
+    }
     for (index c = 0; c < k; ++c) {
-      done[c] = norm[c] <= options.tolerance(c);
+      done[c] = norm[c] <= tolerance[c];
       finite = finite && std::isfinite(norm[c]);
       all = all && done[c];
       falling = falling || (!done[c] && norm[c] < 0.5 * before[c]);
@@ -143,7 +151,11 @@ solve_report cg(const Operator& a, const Operator* m, const_block b, block x, bo
         norm[c] = S::norm(n, r.col(c));
         if (!std::isfinite(norm[c])) ended = solve_status::non_finite;
         // A little inside the tolerance, so that the true residual seldom asks for another sweep.
-        done[c] = norm[c] <= 0.9 * options.tolerance(c);
+        done[c] = norm[c] <= 0.9 * tolerance[c];
+        if (c == 0 && !checked && norm[0] <= options.checkpoint_rtol) {
+          S::axpby(n, system.scale(0), x.col(0), 0.0, options.checkpoint);
+          checked = true;
+        }
       }
       if (ended == solve_status::converged && options.monitor &&
           options.monitor(report.iterations, norm[0], x.col(0)))

@@ -29,6 +29,10 @@ struct solve_options {
   std::vector<double> rtol;  // one a column, relative to ‖b‖₂, or one for all
   index maxiter = 0;
   solve_monitor monitor;
+  // Where set, the first column of x is copied here when its residual falls below this for the first
+  // time: what the solve adds afterwards tells the error that it had then.
+  double checkpoint_rtol = 0.0;
+  double* checkpoint = nullptr;
 
   double tolerance(index column) const { return rtol.size() == 1 ? rtol[0] : rtol[column]; }
 };

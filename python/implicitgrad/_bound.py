@@ -1,0 +1,81 @@
+r"""A guaranteed bound on the error of a hypergradient, for the library's own objectives.
+
+Let r bound ‖∇θf‖, ρ bound ‖∇θg − Hq‖, and let H ⪰ μI on a ball around θ that holds θ⋆, so that
+e = r/μ bounds ‖θ − θ⋆‖. With Lipschitz constants L_g of ∇θg, L_H of H and L_C of C in θ,
+
+    ‖q − q⋆‖ ≤ Δq = (ρ + e (L_g + L_H ‖q‖)) / μ,
+    ‖grad − dg/dλ‖ ≤ ‖C‖ Δq + L_C e (‖q‖ + Δq) + L_d e,
+
+L_d being that of ∂g/∂λ (M. J. Ehrhardt and L. Roberts, "Analyzing inexact hypergradients for bilevel
+learning", IMA J. Appl. Math. 89, 2024, give bounds of this form). Everything that enters is bounded
+upwards, with the rounding errors of r, ρ and of the final sum.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ._core import norm
+from .linearization import NativeLinearization
+
+EPS = float(np.finfo(np.float64).eps)
+UP = 1 + 8 * EPS
+
+
+def error_bound(point: Any, q: np.ndarray, residual: float, factored: Any) -> float:
+    """The bound, or inf where no μ could be proven.
+
+    `residual` is ‖∇θg − Hq‖₂ as computed; `factored` is (solver with a Cholesky factor of H, the θ
+    where H was factored), or None.
+    """
+    if not _native(point):
+        return math.inf
+    f, g = point.F._core.errors(), point.G._core.errors()
+    mu, e = _ball(f, point.stationarity * UP + f.gradient_rounding, point.theta, factored)
+    if not mu > 0:
+        return math.inf
+    size = norm(q) * UP
+    rho = residual * UP + g.gradient_rounding + f.product_rounding * size
+    rounding = EPS * (q.size + 8) * (point.direct_norm + f.cross * size)
+    return (_bound(f, g, size, rho, mu, e) + rounding) * UP
+
+
+def inner_limit(point: Any, q: np.ndarray, mu: float) -> float:
+    """What θ's distance from θ⋆ can do to the hypergradient if `mu` is H's least eigenvalue: the
+    bound for a q without error. inf where the constants are not known."""
+    if not (_native(point) and mu > 0):
+        return math.inf
+    f, g = point.F._core.errors(), point.G._core.errors()
+    return _bound(f, g, norm(q), 0.0, mu, point.stationarity / mu)
+
+
+def _native(point: Any) -> bool:
+    return isinstance(point.F, NativeLinearization) and isinstance(point.G, NativeLinearization)
+
+
+def _bound(f: Any, g: Any, size: float, rho: float, mu: float, e: float) -> float:
+    dq = (rho + e * (g.hess + g.most + f.third * size)) / mu
+    return f.cross * dq + f.rate * e * (size + dq) + e * (g.cross + g.rate * e)
+
+
+def _ball(f: Any, r: float, theta: np.ndarray, factored: Any) -> tuple[float, float]:
+    """(μ, e): H ⪰ μI on the ball of radius e around θ, which holds θ⋆; μ = 0 where not proven."""
+    best = (f.least, r / f.least) if f.least > 0 else (0.0, math.inf)
+    if factored is None:
+        return best
+    solver, where = factored
+    mu = solver.proven_minimum(f.product_rounding)
+    if f.third > 0 and where is not theta:
+        mu -= f.third * norm(theta - where) * UP
+    if mu <= best[0]:
+        return best
+    # H may fall by L_H e within the ball: e solves (μ − L_H e) e = r.
+    square = mu * mu - 4 * f.third * r
+    if square <= 0:
+        return best
+    e = 2 * r / (mu + math.sqrt(square)) * UP
+    mu -= f.third * e
+    return (mu, e) if mu > best[0] else best
