@@ -132,7 +132,9 @@ train_report newton(const Objective& f, double* theta, const double* lam,
     std::copy(trial.begin(), trial.end(), theta);
     at = next;
     if (options.tol > 0.0 || !undamped) continue;
-    if (length == 1.0 && moved <= 1e-6 * size) return finish(train_status::converged);
+    // What the step was off by must be as small as what Newton's method leaves.
+    const bool solved = options.direct || rtol * moved <= 1e-12 * size;
+    if (length == 1.0 && moved <= 1e-6 * size && solved) return finish(train_status::converged);
     if (-slope <= noise && progress > 0.5) return finish(train_status::converged);
   }
 }

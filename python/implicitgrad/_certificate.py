@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,7 @@ def certify(
     goal: Goal,
     polish_steps: int,
     rest: float,
-    curvature_max: float,
+    curvature: tuple[float, float],
     rtol: float,
 ) -> Certified:
     """Estimate the error of h(θ, q), and polish while it misses the goal.
@@ -88,13 +88,16 @@ def certify(
     grad = point.hypergradient(q)
     nhev = 0
     before = math.inf
+    well_conditioned = 0 < curvature[1] <= 1e4 * curvature[0]
 
     for step in range(polish_steps + 1):
         allowed = goal.allowed(point, q, grad)
         answer = partial(Certified, point, q, grad, allowed)
         s_norm, theta_norm = norm(s), norm(point.theta)
-        # A step below θ's own rounding leads nowhere new.
-        there = problem.at(point.theta - s, lam) if s_norm > 8 * EPS * theta_norm else point
+        # A step below θ's own rounding leads nowhere new, unless H is so ill-conditioned that even θ's
+        # rounding shows.
+        moves = s_norm > 8 * EPS * theta_norm or (s_norm > 0 and not well_conditioned)
+        there = problem.at(point.theta - s, lam) if moves else point
         if not there.finite:
             return answer(math.inf, "not_stationary", nhev)
         rho = there.b - there.hess.apply(q)
@@ -115,15 +118,14 @@ def certify(
         # and the ratio of two gradients at rounding level would say nothing.
         far = s_norm > 1e-8 * theta_norm
         contraction = there.stationarity / point.stationarity if far else 0.0
-        if contraction >= 0.5:
+        if contraction >= 0.9:
             return answer(math.inf, "not_stationary", nhev)
 
         # What rounding leaves: of the sum, and of the residual that q was refined with.
         rho_norm = norm(rho)
-        halfway = there.hypergradient(q)
-        gain = norm(grad_there - halfway) / rho_norm if rho_norm > 0 else 0.0
-        products = solver.diagonal * q if solver.diagonal is not None else curvature_max * q
-        rounding = 4 * point.rounding_level(q) + EPS * gain * (point.b_norm + norm(products))
+        gain = norm(grad_there - there.hypergradient(q)) / rho_norm if rho_norm > 0 else 0.0
+        products = solver.diagonal * q if solver.diagonal is not None else curvature[1] * q
+        rounding = 4 * point.rounding_level(q) + EPS * _noise_through(solver, point, products, gain)
         differences = _difference_error(point, q, gain, change)
         error = change / (1 - contraction) + rounding + differences
         if error <= allowed:
@@ -138,6 +140,24 @@ def certify(
         rtol = min(rtol, max(1e-10, 0.1 * allowed / error))
 
     raise AssertionError("unreachable")
+
+
+def _noise_through(solver: Any, point: Any, products: np.ndarray, gain: float) -> float:
+    """What an error of relative size one in the terms of ∇θg − Hq does to the hypergradient.
+
+    With a factor of H at hand, noise of just that size is sent through it; else the correction Δq
+    has shown how a residual of norm one comes out.
+    """
+    if solver.name != "cholesky":
+        return gain * (point.b_norm + norm(products))
+    noise = solver.apply_inverse((np.abs(point.b) + np.abs(products)) * _pattern(products.size))
+    return norm(point.direct - point.hypergradient(noise))
+
+
+@lru_cache(maxsize=16)
+def _pattern(size: int) -> np.ndarray:
+    """Signs and sizes without any structure that data could share, of mean square one."""
+    return math.sqrt(2) * np.cos(1.7 * np.arange(1, size + 1) ** 1.5)
 
 
 @dataclass

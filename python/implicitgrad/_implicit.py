@@ -327,7 +327,7 @@ def _solve(
             answer.check_residual()
             done = screen(point, linear, answer.goal, answer.curvature)
             if done is not None:
-                return answer.certified(done, limited=False)
+                return answer.certified(done, None)
         accuracy = correction_rtol(checker.worst_condition(point.F), solution.condition)
         found = checker.solve(point.hess, point.gradient, [accuracy])
         answer.count(found)
@@ -341,9 +341,12 @@ def _solve(
     steps = POLISH_STEPS if options.polish and not as_asked else 0
     certified = certify(
         *(problem, lam, point, q, s, checker, answer.goal, steps),
-        *(answer.residual * point.b_norm, answer.curvature_max, accuracy),
+        *(answer.residual * point.b_norm, answer.curvature or (0.0, 0.0), accuracy),
     )
-    return answer.certified(certified, limited=as_asked)
+    limited = None
+    if as_asked:
+        limited = "iteration_limit" if solution.status == "iteration_limit" else "as_asked"
+    return answer.certified(certified, limited)
 
 
 class _Answer:
@@ -356,10 +359,6 @@ class _Answer:
         self.factored: tuple[solvers.Cholesky, np.ndarray] | None = None
         self.curvature: tuple[float, float] | None = None
         self.nit = self.nhev = 0
-
-    @property
-    def curvature_max(self) -> float:
-        return self.curvature[1] if self.curvature else 0.0
 
     @property
     def allowed(self) -> float:
@@ -391,7 +390,7 @@ class _Answer:
             why = "non_finite"
         return self._result(grad, math.inf, self.allowed, why, step)
 
-    def certified(self, found: Certified, limited: bool) -> ImplicitGradResult:
+    def certified(self, found: Certified, limited: str | None) -> ImplicitGradResult:
         self.nhev += found.nhev
         moved = found.q is not self.q or found.point is not self.point
         self.point, self.q = found.point, found.q
@@ -399,7 +398,7 @@ class _Answer:
             self.check_residual()
         why = found.trouble or "ok"
         if why == "linear":
-            why = "iteration_limit" if limited else "singular"
+            why = limited or "singular"
         return self._result(found.grad, found.error, found.allowed, why)
 
     def _result(
@@ -410,6 +409,8 @@ class _Answer:
         if why not in ("non_finite", "singular", "negative_curvature"):
             rest = self.residual * self.point.b_norm
             bound = error_bound(self.point, self.q, rest, self.factored)
+            if why != "terms":
+                error = min(error, bound)
         status, text = _result.describe(
             why,
             error=error,

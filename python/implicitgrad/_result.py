@@ -65,6 +65,12 @@ _ENDINGS: dict[str, tuple[int, str]] = {
         "{error:.1e}, allowed {target:.1e}): raise maxiter, or use a better preconditioner or "
         "method='cholesky'.",
     ),
+    "as_asked": (
+        LIMIT,
+        "The adjoint was computed as asked, which leaves a relative residual of {residual:.1e} "
+        "(estimated error {error:.1e}, allowed {target:.1e}): more terms, a lower stop or less "
+        "damping brings it closer, and method='auto' to tol.",
+    ),
     "stagnated": (
         SINGULAR,
         "The linear solve stopped improving at relative residual {residual:.1e}: the Hessian is too "

@@ -168,6 +168,10 @@ class Cholesky:
     def worst_condition(self, at: Any) -> float:
         return 1.0
 
+    def apply_inverse(self, v: np.ndarray) -> np.ndarray:
+        """H⁻¹v by the factor alone."""
+        return self._factor.apply(v)
+
     def proven_minimum(self, slack: float) -> float:
         """A proven lower limit of H's eigenvalues where it was factored, or 0; `slack` is the
         rounding that H was formed with."""

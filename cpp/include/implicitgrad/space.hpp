@@ -18,7 +18,7 @@ concept Space = requires(typename S::vector& owned, index n, double a, const dou
   { S::data(owned) } -> std::same_as<double*>;
   { S::dot(n, x, x) } -> std::convertible_to<double>;  // xᵀx'
   { S::norm(n, x) } -> std::convertible_to<double>;    // ‖x‖₂, safe from overflow
-  S::axpby(n, a, x, a, y);                             // y = a x + b y; y is not read where b = 0
+  S::axpby(n, a, x, a, y);                             // y = a x + b y; what is times 0 is not read
   S::copy(n, x, y);                                    // y = x
 };
 
@@ -54,7 +54,9 @@ struct host_space {
   }
 
   static void axpby(index n, double a, const double* x, double b, double* y) {
-    if (b == 0.0) {
+    if (a == 0.0 && b == 0.0) {  // x may hold NaN
+      std::fill_n(y, n, 0.0);
+    } else if (b == 0.0) {
       for (index i = 0; i < n; ++i) y[i] = a * x[i];
     } else {
       for (index i = 0; i < n; ++i) y[i] = a * x[i] + b * y[i];

@@ -29,7 +29,7 @@ class scaled_system {
         const double start = S::norm(x.rows, x.col(c));
         if (!(std::isfinite(start) && normal)) S::axpby(x.rows, 0.0, b.col(c), 0.0, x.col(c));
       } else {
-        for (index i = 0; i < x.rows; ++i) x.col(c)[i] = 0.0;
+        S::axpby(x.rows, 0.0, b.col(c), 0.0, x.col(c));
       }
     }
   }

@@ -1,0 +1,204 @@
+"""The compiled core. Vectors are float64 arrays of shape (n,), blocks of k vectors of shape (n, k);
+other dtypes and layouts are converted on the way in."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias, TypedDict
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_Array: TypeAlias = NDArray[np.float64]
+# Called as monitor(iteration, relative residual, x); returns True to stop.
+_Monitor: TypeAlias = Callable[[int, float, _Array], bool]
+
+class _BuildInfo(TypedDict):
+    version: str
+    compiler: str
+    cxx_standard: int
+    simd: str
+    openmp: int
+    threads: int
+
+def build_info() -> _BuildInfo: ...
+def default_threads() -> int: ...
+def all_finite(v: ArrayLike, /) -> bool: ...
+def norm(v: ArrayLike, /) -> float: ...
+def load_blas(
+    blas_functions: Mapping[str, object], lapack_functions: Mapping[str, object], /
+) -> None: ...
+
+# Operators.
+
+class Operator:
+    @property
+    def size(self) -> int: ...
+    @property
+    def dense_products(self) -> int: ...
+    def apply(self, v: ArrayLike, /) -> _Array: ...
+    def dense(self) -> _Array: ...
+
+class CallbackOperator(Operator):
+    def __init__(self, apply: Callable[[_Array], ArrayLike], size: int, /) -> None: ...
+
+class ShiftedOperator(Operator):
+    def __init__(self, operator: Operator, shift: float, /) -> None: ...
+
+class JacobiPreconditioner(Operator):
+    @staticmethod
+    def of(operator: Operator, /) -> JacobiPreconditioner | None: ...  # None: no diagonal known
+    @property
+    def diagonal(self) -> _Array: ...
+
+class CholeskyFactor(Operator):
+    def __init__(self, operator: Operator, /) -> None: ...
+    @property
+    def verdict(self) -> str: ...  # "positive", "singular" or "indefinite"
+    @property
+    def diagonal(self) -> _Array: ...
+    def proven_minimum(self, slack: float, /) -> float: ...
+    @property
+    def curvature_min(self) -> float: ...
+    @property
+    def curvature_max(self) -> float: ...
+
+# Solvers.
+
+class SolveReport:
+    @property
+    def status(self) -> str: ...
+    @property
+    def iterations(self) -> int: ...
+    @property
+    def products(self) -> int: ...
+    @property
+    def residual(self) -> list[float]: ...
+    @property
+    def curvature_min(self) -> float: ...
+    @property
+    def curvature_max(self) -> float: ...
+    @property
+    def condition(self) -> float: ...
+
+def cg(
+    a: Operator,
+    b: ArrayLike,
+    rtol: Sequence[float],
+    preconditioner: Operator | None,
+    x0: ArrayLike | None,
+    maxiter: int,
+    monitor: _Monitor | None,
+    checkpoint_rtol: float = 0.0,
+) -> tuple[_Array, SolveReport, _Array]: ...
+def minres(
+    a: Operator,
+    b: ArrayLike,
+    rtol: Sequence[float],
+    x0: ArrayLike | None,
+    maxiter: int,
+    monitor: _Monitor | None,
+) -> tuple[_Array, SolveReport]: ...
+def neumann(
+    a: Operator,
+    b: ArrayLike,
+    rtol: Sequence[float],
+    step_size: float,
+    terms: int,
+    maxiter: int,
+    monitor: _Monitor | None,
+) -> tuple[_Array, SolveReport]: ...
+
+# Models.
+
+class Matrix:
+    @property
+    def rows(self) -> int: ...
+    @property
+    def cols(self) -> int: ...
+    def all_finite(self, n_threads: int, /) -> bool: ...
+
+def dense_matrix(x: NDArray[Any], /) -> Matrix: ...
+
+class NativeObjective:
+    @property
+    def n_theta(self) -> int: ...
+    @property
+    def n_lam(self) -> int: ...
+
+class LinearModel(NativeObjective):
+    def __init__(
+        self,
+        x: Matrix,
+        y: ArrayLike,
+        weights: ArrayLike,
+        loss: str,
+        fixed: float,
+        n_groups: int,
+        group: ArrayLike,
+        intercept: bool,
+        n_threads: int,
+    ) -> None: ...
+    def linearize(self, theta: ArrayLike, lam: ArrayLike, /) -> Linearization: ...
+
+class ErrorTerms:
+    @property
+    def hess(self) -> float: ...
+    @property
+    def third(self) -> float: ...
+    @property
+    def least(self) -> float: ...
+    @property
+    def most(self) -> float: ...
+    @property
+    def cross(self) -> float: ...
+    @property
+    def rate(self) -> float: ...
+    @property
+    def gradient_rounding(self) -> float: ...
+    @property
+    def product_rounding(self) -> float: ...
+
+class Linearization:
+    @property
+    def fun(self) -> float: ...
+    @property
+    def jac(self) -> _Array: ...
+    @property
+    def jac_lam(self) -> _Array: ...
+    @property
+    def hess(self) -> Operator: ...
+    @property
+    def strength(self) -> _Array: ...
+    def errors(self) -> ErrorTerms: ...
+    def cross(self, u: ArrayLike, /) -> _Array: ...
+    def cross_transpose(self, q: ArrayLike, /) -> _Array: ...
+    def cross_scale(self, q: ArrayLike, /) -> float: ...
+
+# Training.
+
+class CallbackObjective(NativeObjective):
+    def __init__(
+        self, linearize: Callable[[_Array], tuple[float, _Array, Operator]], n_theta: int, /
+    ) -> None: ...
+
+class TrainReport:
+    @property
+    def status(self) -> str: ...
+    @property
+    def iterations(self) -> int: ...
+    @property
+    def evaluations(self) -> int: ...
+    @property
+    def products(self) -> int: ...
+    @property
+    def fun(self) -> float: ...
+    @property
+    def stationarity(self) -> float: ...
+
+def train(
+    objective: NativeObjective,
+    theta0: ArrayLike,
+    lam: ArrayLike,
+    tol: float,
+    maxiter: int,
+    direct: bool,
+) -> tuple[_Array, TrainReport]: ...
