@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 
 #include "arrays.hpp"
@@ -51,6 +52,12 @@ void register_runtime(py::module_& m) {
   m.def("default_threads", default_threads);
   m.def("all_finite", [](const block_array& v) {
     return std::all_of(v.data(), v.data() + v.size(), [](double x) { return std::isfinite(x); });
+  });
+  // Whether |s_i| ≤ 8 ε |θ_i| for every i: θ − s is θ, up to its own rounding.
+  m.def("negligible", [](const block_array& s, const block_array& theta) {
+    for (index i = 0; i < s.size(); ++i)
+      if (!(std::abs(s.data()[i]) <= 8.0 * DBL_EPSILON * std::abs(theta.data()[i]))) return false;
+    return true;
   });
   // ‖v‖₂, safe from overflow and underflow, and NaN where v has one.
   m.def("norm", [](const block_array& v) { return host_space::norm(v.size(), v.data()); });

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ._bound import inner_limit
-from ._core import norm
+from ._core import negligible, norm
 
 EPS = float(np.finfo(np.float64).eps)
 POLISH_STEPS = 3
@@ -96,10 +96,10 @@ def certify(
         s_norm, theta_norm = norm(s), norm(point.theta)
         # A step below θ's own rounding leads nowhere new, unless H is so ill-conditioned that even θ's
         # rounding shows.
-        moves = s_norm > 8 * EPS * theta_norm or (s_norm > 0 and not well_conditioned)
-        there = problem.at(point.theta - s, lam) if moves else point
+        stays = s_norm == 0 or (well_conditioned and negligible(s, point.theta))
+        there = point if stays else problem.at(point.theta - s, lam)
         if not there.finite:
-            return answer(math.inf, "not_stationary", nhev)
+            return answer(math.inf, "newton", nhev)
         rho = there.b - there.hess.apply(q)
         both = np.array([rho, there.gradient]).T
         solution = solver.solve(there.hess, both, [rtol])
@@ -117,9 +117,11 @@ def certify(
         # Newton's method contracts quadratically near θ⋆; a step this small relative to θ is near,
         # and the ratio of two gradients at rounding level would say nothing.
         far = s_norm > 1e-8 * theta_norm
-        contraction = there.stationarity / point.stationarity if far else 0.0
-        if contraction >= 0.9:
-            return answer(math.inf, "not_stationary", nhev)
+        contraction = 0.0
+        if far:
+            contraction = max(there.stationarity / point.stationarity, norm(s_next) / s_norm)
+        if contraction >= 0.5:
+            return answer(math.inf, "newton", nhev)
 
         # What rounding leaves: of the sum, and of the residual that q was refined with.
         rho_norm = norm(rho)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import OptimizeResult
 
-from . import _arrays, _core, _options, _result, solvers
+from . import _arrays, _core, _options, _result, _train, solvers
 from ._bound import error_bound
 from ._certificate import (
     POLISH_STEPS,
@@ -73,7 +73,8 @@ def implicit_grad(
             Absolute accuracy that is enough. Default: the rounding level
             64 ε (‖direct‖ + ‖ |C|ᵀ|q| ‖).
         polish : bool, default True
-            Take up to three Newton steps in θ where the error estimate misses tol.
+            Take up to three Newton steps in θ where the error estimate misses tol; where Newton's
+            bare step does not contract, train f further from theta, with a line search.
         certify : bool, default False
             Pay for an error estimate where the method stops by a fixed number of terms.
         damping : float, default 0
@@ -223,6 +224,7 @@ class Point:
         return math.isfinite(self.G.fun + self.b_norm + self.direct_norm + self.stationarity)
 
 
+TRAIN_MAXITER = 50  # of the training that polishes a θ which Newton's bare step does not improve
 _EPS = float(np.finfo(np.float64).eps)
 
 
@@ -258,6 +260,7 @@ def _solve(
     options: _options.Options,
     callback: Callable[..., Any] | None,
     adjoint0: np.ndarray | None,
+    trained: bool = False,
 ) -> ImplicitGradResult:
     point = problem.at(theta, lam)
     monitor = _Monitor(options.stop, callback)
@@ -297,8 +300,9 @@ def _solve(
         return answer.fail(solution.status)
     if solution.status == "negative_curvature" and not options.damping:
         return answer.fail(solution.status)
-    if solution.status == "diverged":
-        return answer.fail("diverged", step=solver.step)
+    answer.step = getattr(solver, "step", math.nan)
+    if solution.status == "diverged" and not options.certify:
+        return answer.fail("diverged")
     if solver.fixed_terms and not options.certify:
         return answer.fail("terms")
     solver.monitor = None
@@ -334,7 +338,7 @@ def _solve(
         if found.status in ("negative_curvature", "singular", "non_finite"):
             return answer.fail(found.status)
         s = found.x
-    as_asked = as_asked or solution.status == "iteration_limit"
+    as_asked = as_asked or solution.status in ("iteration_limit", "diverged")
     if not options.polish and not as_asked:
         q, nhev = refine(point, q, checker, answer.goal, accuracy)
         answer.nhev += nhev
@@ -343,9 +347,25 @@ def _solve(
         *(problem, lam, point, q, s, checker, answer.goal, steps),
         *(answer.residual * point.b_norm, answer.curvature or (0.0, 0.0), accuracy),
     )
+    if certified.trouble == "newton" and not trained:
+        # Too far from θ⋆ for Newton's bare step: train on from here, with a line search. What is found
+        # there is the answer, or tells how far off this one is.
+        further = _train.solve(problem.f, lam, theta, None, TRAIN_MAXITER)
+        certified.nhev += further.nhev
+        if further.success:
+            polish = options.polish and not as_asked
+            way = method if polish else "auto"
+            given = options if polish else _options.DEFAULT
+            found = _solve(problem, further.x, lam, way, tol, given, None, None, True)
+            certified.nhev += found.nhev
+            if polish:
+                found.nit, found.nhev = answer.nit, answer.nhev + certified.nhev
+                return found
+            certified.error = norm(certified.grad - found.grad) + found.error
     limited = None
     if as_asked:
-        limited = "iteration_limit" if solution.status == "iteration_limit" else "as_asked"
+        named = solution.status in ("iteration_limit", "diverged")
+        limited = solution.status if named else "as_asked"
     return answer.certified(certified, limited)
 
 
@@ -355,7 +375,7 @@ class _Answer:
     def __init__(self, point: Point, method: str, goal: Goal, damping: float):
         self.point, self.method, self.goal, self.damping = point, method, goal, damping
         self.q = np.zeros(point.theta.size)
-        self.residual = math.nan
+        self.residual = self.step = math.nan
         self.factored: tuple[solvers.Cholesky, np.ndarray] | None = None
         self.curvature: tuple[float, float] | None = None
         self.nit = self.nhev = 0
@@ -383,12 +403,12 @@ class _Answer:
         self.residual = rest / size if size > 0 else rest
         self.nhev += 1
 
-    def fail(self, why: str, step: float = math.nan) -> ImplicitGradResult:
+    def fail(self, why: str) -> ImplicitGradResult:
         """No estimate could be made, or the theorem does not apply."""
         grad = self.point.hypergradient(self.q)
         if not np.isfinite(grad).all():
             why = "non_finite"
-        return self._result(grad, math.inf, self.allowed, why, step)
+        return self._result(grad, math.inf, self.allowed, why)
 
     def certified(self, found: Certified, limited: str | None) -> ImplicitGradResult:
         self.nhev += found.nhev
@@ -399,10 +419,12 @@ class _Answer:
         why = found.trouble or "ok"
         if why == "linear":
             why = limited or "singular"
+        elif why == "newton":
+            why = "not_stationary"
         return self._result(found.grad, found.error, found.allowed, why)
 
     def _result(
-        self, grad: np.ndarray, error: float, allowed: float, why: str, step: float = math.nan
+        self, grad: np.ndarray, error: float, allowed: float, why: str
     ) -> ImplicitGradResult:
         stationarity = self.point.stationarity
         bound = math.inf
@@ -418,7 +440,7 @@ class _Answer:
             residual=self.residual,
             stationarity=stationarity,
             curvature=self.curvature,
-            step=step,
+            step=self.step,
         )
         if self.damping:
             text += f" The system solved was (H + damping I) q = b with damping = {self.damping:g}."

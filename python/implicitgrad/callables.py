@@ -139,13 +139,9 @@ class Objective:
         if self._jac is not None:
             jac = self._jac
 
-            def product(v: np.ndarray) -> np.ndarray:
-                at = lambda t: self._call("jac", jac, n, t, lam)  # noqa: E731
-                return _differences.directional(at, theta, v)[0]
-
             at = lambda t: self._call("jac", jac, n, t, lam)  # noqa: E731
-            probe = np.random.default_rng(0).standard_normal(n)
-            error = _differences.directional(at, theta, probe)[1] / float(np.linalg.norm(probe))
+            shrink, error = _probe(at, theta)
+            product = lambda v: _differences.directional(at, theta, v, shrink)[0]  # noqa: E731
             return _operator(n, n, product), error
         _check_small("second derivatives in theta", n * n)
         return _differences.hessian(lambda t: self._value(t, lam), theta)
@@ -160,14 +156,22 @@ class Objective:
         if self._jac_lam is not None:
             jac_lam = self._jac_lam
             at = lambda t: self._call("jac_lam", jac_lam, m, t, lam)  # noqa: E731
-            probe = np.random.default_rng(0).standard_normal(n)
-            error = _differences.directional(at, theta, probe)[1] / float(np.linalg.norm(probe))
-            return _transposed(n, m, lambda q: _differences.directional(at, theta, q)[0]), error
+            shrink, error = _probe(at, theta)
+            vjp = lambda q: _differences.directional(at, theta, q, shrink)[0]  # noqa: E731
+            return _transposed(n, m, vjp), error
         if self._jac is not None:
             jac = self._jac
             return _differences.gradient(lambda v: self._call("jac", jac, n, theta, v), lam)
         _check_small("mixed derivatives", n * m)
         return _differences.mixed(self._value, theta, lam)
+
+
+def _probe(fun: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> tuple[float, float]:
+    """The step factor that suits `fun` near x, and the error per unit length it leaves, both seen
+    along one random direction."""
+    direction = np.random.default_rng(0).standard_normal(x.size)
+    shrink, error = _differences.suit(fun, x, direction)
+    return shrink, error / float(np.linalg.norm(direction))
 
 
 def _check_small(what: str, entries: int) -> None:
