@@ -164,11 +164,15 @@ def _pattern(size: int) -> np.ndarray:
 
 @dataclass
 class Linear:
-    """An adjoint from a Krylov method, and what it was worth a few iterations earlier."""
+    """An adjoint from CG, and what it was worth some iterations earlier, at the checkpoint."""
 
     q: np.ndarray
     grad: np.ndarray
-    error: float
+    residual: float
+    error: float  # of the hypergradient at the checkpoint: more than what is left
+    # What H⁻¹ and CᵀH⁻¹ do to the norm of the residual at the checkpoint, a vector as good as random.
+    growth: float
+    gain: float
     nhev: int
 
 
@@ -176,43 +180,57 @@ def linear_part(
     point: Any, q: np.ndarray, solution: Any, solver: Any, goal: Goal, rtol: float
 ) -> Linear:
     """The linear part of the error, from the solve itself: the residual fell by a factor of 20 after
-    the checkpoint, and what that changed in the hypergradient is the error at the checkpoint, more
-    than what is left. Goes on while that is not a small share of what is allowed."""
+    the checkpoint, and what that changed in the hypergradient is the error that it had. Goes on while
+    that is not a small share of what is allowed."""
     grad, nhev = point.hypergradient(q), 0
-    for _ in range(POLISH_STEPS):
+    for attempt in range(POLISH_STEPS + 1):
         error = norm(grad - point.hypergradient(solution.checkpoint))
         allowed = goal.allowed(point, q, grad)
-        if error <= 0.3 * allowed or solution.status == "stagnated":
+        if error <= 0.3 * allowed or solution.status == "stagnated" or attempt == POLISH_STEPS:
             break
         rtol = max(1e-15, rtol * min(0.1, 0.1 * allowed / error))
         solution = solver.solve(point.hess, point.b, [0.05 * rtol], q, rtol)
         nhev += solution.nhev
         q = solution.x
         grad = point.hypergradient(q)
-    return Linear(q, grad, norm(grad - point.hypergradient(solution.checkpoint)), nhev)
+    rho = rtol * point.b_norm
+    growth, gain = (norm(q - solution.checkpoint) / rho, error / rho) if rho > 0 else (0.0, 0.0)
+    return Linear(q, grad, solution.residual[0], error, growth, gain, nhev)
 
 
-def screen(
-    point: Any,
-    linear: Linear,
-    goal: Goal,
-    curvature: tuple[float, float] | None,
-) -> Certified | None:
+def screen(point: Any, linear: Linear, goal: Goal) -> Certified | None:
     """The certificate of a θ that is plainly good enough, without another solve; or None.
 
-    The limit on the inner part is far too large where θ is not exact, so that it settles only what is
-    clear. It takes H's least eigenvalue from the penalty or, with a margin, from what CG saw.
+    The limit on the inner part rests on worst-case Lipschitz constants and is far too large where θ is
+    not exact, so that it settles only what is clear. The size of H⁻¹∇θf is judged by the growth at the
+    checkpoint, with a margin of ten.
     """
-    least = getattr(getattr(point.F, "_core", None), "strength", np.zeros(1)).min()
-    if not least > 0:
-        least = 0.1 * curvature[0] if curvature else 0.0
-    inner = inner_limit(point, linear.q, float(least))
-    rounding = 4 * point.rounding_level(linear.q)
-    allowed = goal.allowed(point, linear.q, linear.grad)
-    error = linear.error + inner + rounding
-    if inner > 0.1 * allowed or error > allowed:
+    least = float(point.F._core.strength.min()) if hasattr(point.F, "_core") else 0.0
+    if linear.growth > 0:
+        least = max(least, 0.1 / linear.growth)
+    inner = inner_limit(point, linear.q, least)
+    return _settled(point, linear, goal, inner, 0)
+
+
+def screen_step(
+    problem: Any, lam: np.ndarray, point: Any, linear: Linear, s: np.ndarray, goal: Goal
+) -> Certified | None:
+    """The same with the Newton step s at hand: at θ − s, all but the change of q is exact, and that
+    is judged by the residual of q there and the gain at the checkpoint, with a margin of thirty."""
+    there = problem.at(point.theta - s, lam)
+    if not there.finite:
         return None
-    return Certified(point, linear.q, linear.grad, allowed, error, None, 0)
+    rho = there.b - there.hess.apply(linear.q)
+    inner = norm(there.hypergradient(linear.q) - linear.grad) + 30 * linear.gain * norm(rho)
+    return _settled(point, linear, goal, inner, 1)
+
+
+def _settled(point: Any, linear: Linear, goal: Goal, inner: float, nhev: int) -> Certified | None:
+    allowed = goal.allowed(point, linear.q, linear.grad)
+    error = linear.error + inner + 4 * point.rounding_level(linear.q)
+    if not (inner <= 0.1 * allowed and error <= allowed):
+        return None
+    return Certified(point, linear.q, linear.grad, allowed, error, None, nhev)
 
 
 def refine(

@@ -24,6 +24,7 @@ from ._certificate import (
     linear_part,
     refine,
     screen,
+    screen_step,
 )
 from ._core import norm
 from ._result import ImplicitGradResult
@@ -327,9 +328,9 @@ def _solve(
             return answer.fail("iteration_limit")
         if checker is solver:
             linear = linear_part(point, q, solution, checker, answer.goal, rtol)
-            q, answer.q, answer.nhev = linear.q, linear.q, answer.nhev + linear.nhev
-            answer.check_residual()
-            done = screen(point, linear, answer.goal, answer.curvature)
+            q, answer.q, answer.residual = linear.q, linear.q, linear.residual
+            answer.nhev += linear.nhev
+            done = screen(point, linear, answer.goal)
             if done is not None:
                 return answer.certified(done, None)
         accuracy = correction_rtol(checker.worst_condition(point.F), solution.condition)
@@ -338,6 +339,10 @@ def _solve(
         if found.status in ("negative_curvature", "singular", "non_finite"):
             return answer.fail(found.status)
         s = found.x
+        if checker is solver:
+            done = screen_step(problem, lam, point, linear, s, answer.goal)
+            if done is not None:
+                return answer.certified(done, None)
     as_asked = as_asked or solution.status in ("iteration_limit", "diverged")
     if not options.polish and not as_asked:
         q, nhev = refine(point, q, checker, answer.goal, accuracy)
