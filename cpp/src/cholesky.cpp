@@ -15,6 +15,12 @@ namespace {
 
 constexpr int power_steps = 8;
 
+/// BLAS counts entries in 32 bits.
+index checked(index n) {
+  require(n <= 46340, "cholesky is for at most 46340 parameters; use cg");
+  return n;
+}
+
 /// y = A x, A's lower triangle stored by columns.
 void symmetric_product(index n, const double* a, const double* x, double* y) {
   std::fill_n(y, n, 0.0);
@@ -44,8 +50,7 @@ bool factorise(index n, const std::vector<double>& a, double shift, std::vector<
 }  // namespace
 
 cholesky_factor::cholesky_factor(const Operator& a)
-    : n_(a.size()), dense_(static_cast<std::size_t>(n_ * n_)), scale_(static_cast<std::size_t>(n_)) {
-  require(n_ <= 46340, "cholesky is for at most 46340 parameters; use cg");
+    : n_(checked(a.size())), dense_(static_cast<std::size_t>(n_ * n_)), scale_(static_cast<std::size_t>(n_)) {
   a.dense(dense_.data());
   for (index i = 0; i < n_; ++i) diagonal_.push_back(dense_[i * n_ + i]);
 
@@ -59,15 +64,27 @@ cholesky_factor::cholesky_factor(const Operator& a)
 
   // S A S with s_i ≈ a_ii^{-1/2} has a diagonal of about one; that undoes what scales alone do to the
   // condition. Powers of two round nothing.
-  std::vector<double> scaled = dense_;
-  for (index i = 0; i < n_; ++i) {
-    const double d = diagonal_[i] > 0.0 ? diagonal_[i] : largest > 0.0 ? largest : 1.0;
-    int exponent = 0;
-    std::frexp(d, &exponent);
-    scale_[i] = std::ldexp(1.0, -exponent / 2);
-  }
-  for (index j = 0; j < n_; ++j)
-    for (index i = j; i < n_; ++i) scaled[j * n_ + i] *= scale_[i] * scale_[j];
+  std::vector<double> scaled;
+  const auto rescale = [&](auto size_of) {
+    scaled = dense_;
+    for (index i = 0; i < n_; ++i) {
+      int exponent = 0;
+      std::frexp(size_of(i), &exponent);
+      scale_[i] = std::ldexp(1.0, -exponent / 2);
+    }
+    bool bounded = true;
+    for (index j = 0; j < n_; ++j)
+      for (index i = j; i < n_; ++i) {
+        double& entry = scaled[j * n_ + i];
+        entry *= scale_[i] * scale_[j];
+        bounded = bounded && std::abs(entry) <= 4.0;
+      }
+    return bounded;
+  };
+  const double typical = largest > 0.0 ? largest : 1.0;
+  // |a_ij| ≤ √(a_ii a_jj) in a semidefinite matrix. Where that fails by far, no scaling will help.
+  if (!rescale([&](index i) { return diagonal_[i] > 0.0 ? diagonal_[i] : typical; }))
+    rescale([&](index) { return typical; });
 
   const double noise = DBL_EPSILON * static_cast<double>(n_ + 8);
   if (!factorise(n_, scaled, 0.0, factor_)) {

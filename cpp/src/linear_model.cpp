@@ -214,7 +214,9 @@ error_terms linear_model_linearization::errors() const {
   const double slope = std::min(smooth.most_first, 1.001 * std::sqrt(2.0 * std::max(fun_, 0.0)));
   e.gradient_rounding = depth * (slope * smooth.row_norm + 2.0 * smooth.hess * theta_norm_) +
                         8.0 * DBL_EPSILON * std::sqrt(penalty_gradient);
-  e.product_rounding = 2.0 * depth * smooth.hess + 8.0 * DBL_EPSILON * e.most;
+  // The margins' rounding reaches the curvature by way of the third derivative.
+  e.product_rounding = 2.0 * depth * (smooth.hess + smooth.third * theta_norm_) +
+                       8.0 * DBL_EPSILON * e.most;
   return e;
 }
 

@@ -114,6 +114,7 @@ solve_report minres(const Operator& a, const_block b, block x, bool warm,
           ended = solve_status::non_finite;
           break;
         }
+        report.see_curvature(alpha);
         S::axpby(n, -alpha, v.col(c), 1.0, av.col(c));
         S::axpby(n, -r.beta, v_before.col(c), 1.0, av.col(c));
         const double beta = S::norm(n, av.col(c));

@@ -41,7 +41,7 @@ solve_report neumann(const Operator& a, const_block b, block x, double alpha, in
   for (report.iterations = 0; report.iterations < limit;) {
     if (terms == 0) {
       bool all = true;
-      for (index c = 0; c < k; ++c) all = all && norm[c] <= options.tolerance(c);
+      for (index c = 0; c < k; ++c) all = all && norm[c] <= 0.9 * options.tolerance(c);
       if (all) {
         status = solve_status::converged;
         break;
@@ -87,6 +87,9 @@ solve_report neumann(const Operator& a, const_block b, block x, double alpha, in
     report.status = negative ? solve_status::negative_curvature : solve_status::diverged;
   else if (!finite)
     report.status = solve_status::non_finite;
+  else if (status == solve_status::converged && terms == 0)
+    for (index c = 0; c < k; ++c)
+      if (report.residual[c] > options.tolerance(c)) report.status = solve_status::stagnated;
   system.unscale();
   return report;
 }
