@@ -196,24 +196,30 @@ error_terms linear_model_linearization::errors() const {
   e.most = *most * up;
   e.rate = rate_ * up;
 
-  // The columns of C have disjoint supports: ‖C‖ is the largest of their norms.
-  std::vector<double> square(jac_lam_.size());
-  double penalty_gradient = 0.0;
-  for (std::size_t j = 0; j < group.size(); ++j)
-    square[group[j]] += cross_column_[j] * cross_column_[j];
-  for (std::size_t j = 0; j < strength_.size(); ++j) {
-    const double v = strength_[j] * theta_[j];
-    penalty_gradient += v * v;
+  // The columns of C have disjoint supports: ‖C‖ is the largest of their norms. Squares of tiny
+  // entries underflow, so that the largest entry is taken out first.
+  const index p = static_cast<index>(strength_.size());
+  std::vector<double> pull(strength_.size());
+  for (index j = 0; j < p; ++j) pull[j] = strength_[j] * theta_[j];
+  const double penalty_gradient = host_space::norm(p, pull.data());
+  double largest = 0.0;
+  for (const double c : cross_column_) largest = std::max(largest, std::abs(c));
+  if (largest > 0.0) {
+    std::vector<double> square(jac_lam_.size());
+    for (std::size_t j = 0; j < group.size(); ++j) {
+      const double c = cross_column_[j] / largest;
+      square[group[j]] += c * c;
+    }
+    e.cross = largest * std::sqrt(*std::max_element(square.begin(), square.end())) * up;
   }
-  if (!square.empty()) e.cross = std::sqrt(*std::max_element(square.begin(), square.end())) * up;
 
   // ∇f is Σ c_i ℓ'_i r_i + strength ∘ θ: sums over rows of terms whose margins are sums over columns,
   // the margins' own rounding going through ℓ''. Where ℓ' is not bounded the loss is least squares,
   // and Σ c_i |ℓ'_i| ‖r_i‖ ≤ √(2 f) √(Σ c_i ‖r_i‖²).
   const double depth = DBL_EPSILON * static_cast<double>(m.x_->rows() + m.x_->cols() + 20);
-  const double slope = std::min(smooth.most_first, 1.001 * std::sqrt(2.0 * std::max(fun_, 0.0)));
+  const double slope = std::min(smooth.most_first, 1.001 * std::sqrt(2.0 * std::max(fun_, DBL_MIN)));
   e.gradient_rounding = depth * (slope * smooth.row_norm + 2.0 * smooth.hess * theta_norm_) +
-                        8.0 * DBL_EPSILON * std::sqrt(penalty_gradient);
+                        8.0 * DBL_EPSILON * penalty_gradient;
   // The margins' rounding reaches the curvature by way of the third derivative.
   e.product_rounding = 2.0 * depth * (smooth.hess + smooth.third * theta_norm_) +
                        8.0 * DBL_EPSILON * e.most;
