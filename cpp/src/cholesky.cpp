@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
+#include <utility>
 
 #include "implicitgrad/blas.hpp"
 #include "implicitgrad/errors.hpp"
@@ -13,7 +14,12 @@ namespace implicitgrad {
 
 namespace {
 
+// Steps of the power methods: at most so many, and no more once an estimate has settled.
 constexpr int power_steps = 8;
+
+bool settled(int step, double estimate, double before) {
+  return step >= 2 && std::abs(estimate - before) <= 0.02 * std::abs(estimate);
+}
 
 /// BLAS counts entries in 32 bits.
 index checked(index n) {
@@ -115,7 +121,8 @@ double cholesky_factor::largest_eigenvalue() const {
     if (norm == 0.0) break;
     host_space::axpby(n_, 1.0 / norm, v.data(), 0.0, v.data());
     symmetric_product(n_, dense_.data(), v.data(), w.data());
-    estimate = host_space::dot(n_, v.data(), w.data());
+    const double before = std::exchange(estimate, host_space::dot(n_, v.data(), w.data()));
+    if (settled(step, estimate, before)) break;
     std::swap(v, w);
   }
   return estimate;
@@ -131,7 +138,8 @@ double cholesky_factor::smallest_eigenvalue(bool unscaled) const {
     host_space::axpby(n_, 1.0 / norm, v.data(), 0.0, v.data());
     w = v;
     solve(w.data(), 1, unscaled);
-    estimate = 1.0 / host_space::dot(n_, v.data(), w.data());
+    const double before = std::exchange(estimate, 1.0 / host_space::dot(n_, v.data(), w.data()));
+    if (settled(step, estimate, before)) break;
     std::swap(v, w);
   }
   return estimate;

@@ -101,14 +101,18 @@ def certify(
         if not there.finite:
             return answer(math.inf, "newton", nhev)
         rho = there.b - there.hess.apply(q)
-        both = np.array([rho, there.gradient]).T
-        solution = solver.solve(there.hess, both, [rtol])
-        nhev += solution.nhev + 1
-        if solution.status in ("negative_curvature", "singular", "non_finite"):
-            return answer(math.inf, solution.status, nhev)
-        if solution.status != "converged" and max(solution.residual) > 0.5:
-            return answer(math.inf, solution.status, nhev)
-        dq, s_next = solution.x[:, 0], solution.x[:, 1]
+        nhev += 1
+        if stays and solver.name == "cholesky":  # the factor is that of H itself
+            dq, s_next, left = solver.apply_inverse(rho), s, 0.0
+        else:
+            both = np.array([rho, there.gradient]).T
+            solution = solver.solve(there.hess, both, [rtol])
+            nhev += solution.nhev
+            if solution.status in ("negative_curvature", "singular", "non_finite"):
+                return answer(math.inf, solution.status, nhev)
+            if solution.status != "converged" and max(solution.residual) > 0.5:
+                return answer(math.inf, solution.status, nhev)
+            dq, s_next, left = solution.x[:, 0], solution.x[:, 1], solution.residual[0]
         grad_there = there.hypergradient(q + dq)
         change = norm(grad_there - grad)
         if not math.isfinite(change):
@@ -138,7 +142,7 @@ def certify(
             due_to_theta = gain * rest < 0.3 * change and change > 3 * rounding
             return answer(error, "not_stationary" if due_to_theta else "linear", nhev)
         point, q, s, grad, before = there, q + dq, s_next, grad_there, change
-        rest = solution.residual[0] * rho_norm
+        rest = left * rho_norm
         rtol = min(rtol, max(1e-10, 0.1 * allowed / error))
 
     raise AssertionError("unreachable")
