@@ -60,7 +60,7 @@ cholesky_factor::cholesky_factor(const Operator& a)
   a.dense(dense_.data());
   for (index i = 0; i < n_; ++i) diagonal_.push_back(dense_[i * n_ + i]);
 
-  curvature_max_ = largest_eigenvalue();
+  curvature_max_ = dominant_eigenvalue(0.0);
   const double largest = std::abs(curvature_max_);
   if (!std::isfinite(largest)) {  // NaN or infinite entries: the solve will meet them and say so
     factor_.assign(dense_.size(), 0.0);
@@ -98,7 +98,10 @@ cholesky_factor::cholesky_factor(const Operator& a)
     double shift = noise;
     while (!factorise(n_, scaled, shift, factor_)) shift *= 2.0;
     verdict_ = shift <= 16.0 * noise ? definiteness::singular : definiteness::indefinite;
-    curvature_min_ = verdict_ == definiteness::singular ? 0.0 : negative_rayleigh();
+    if (verdict_ == definiteness::singular) return;
+    // The power method on A − μI leads to the end of the spectrum that is farther from μ.
+    if (curvature_max_ < 0.0) curvature_max_ = dominant_eigenvalue(curvature_max_);
+    curvature_min_ = std::min(negative_rayleigh(), dominant_eigenvalue(curvature_max_));
     return;
   }
   if (smallest_eigenvalue(false) <= noise) verdict_ = definiteness::singular;
@@ -112,7 +115,8 @@ std::vector<double> cholesky_factor::start() const {
   return v;
 }
 
-double cholesky_factor::largest_eigenvalue() const {
+/// The eigenvalue farthest from μ, by the power method on A − μI.
+double cholesky_factor::dominant_eigenvalue(double mu) const {
   std::vector<double> v = start(), w(v.size());
   double estimate = 0.0;
   for (int step = 0; step < power_steps; ++step) {
@@ -121,11 +125,12 @@ double cholesky_factor::largest_eigenvalue() const {
     if (norm == 0.0) break;
     host_space::axpby(n_, 1.0 / norm, v.data(), 0.0, v.data());
     symmetric_product(n_, dense_.data(), v.data(), w.data());
+    if (mu != 0.0) host_space::axpby(n_, -mu, v.data(), 1.0, w.data());
     const double before = std::exchange(estimate, host_space::dot(n_, v.data(), w.data()));
     if (settled(step, estimate, before)) break;
     std::swap(v, w);
   }
-  return estimate;
+  return estimate + mu;
 }
 
 /// By inverse iteration, of A or of the scaled matrix.

@@ -124,7 +124,8 @@ def certify(
         contraction = 0.0
         if far:
             contraction = max(there.stationarity / point.stationarity, norm(s_next) / s_norm)
-        if contraction >= 0.5:
+        # Where ∇θg is flat at both ends of a long step, the change says nothing about θ⋆ either.
+        if contraction >= 0.5 or (far and there.b_norm == 0):
             return answer(math.inf, "newton", nhev)
 
         # What rounding leaves: of the sum, and of the residual that q was refined with.
@@ -134,9 +135,9 @@ def certify(
         rounding = 4 * point.rounding_level(q) + EPS * _noise_through(solver, point, products, gain)
         differences = _difference_error(point, q, gain, change)
         error = change / (1 - contraction) + rounding + differences
-        if error <= allowed:
+        if error <= allowed < math.inf:
             return answer(error, None, nhev)
-        if rounding + differences > allowed:
+        if rounding + differences > max(allowed, goal.allowed(there, q + dq, grad_there)):
             return answer(error, "differences" if differences > rounding else "singular", nhev)
         if step == polish_steps or change > 0.5 * before:
             due_to_theta = gain * rest < 0.3 * change and change > 3 * rounding
@@ -232,29 +233,33 @@ def screen_step(
 def _settled(point: Any, linear: Linear, goal: Goal, inner: float, nhev: int) -> Certified | None:
     allowed = goal.allowed(point, linear.q, linear.grad)
     error = linear.error + inner + 4 * point.rounding_level(linear.q)
-    if not (inner <= 0.1 * allowed and error <= allowed):
+    if not (inner <= 0.1 * allowed and error <= allowed < math.inf):
         return None
     return Certified(point, linear.q, linear.grad, allowed, error, None, nhev)
 
 
 def refine(
     point: Any, q: np.ndarray, solver: Any, goal: Goal, rtol: float
-) -> tuple[np.ndarray, int]:
-    """Correct q at the given θ until the linear part of the error is a tenth of what is allowed."""
+) -> tuple[np.ndarray, float, int]:
+    """Correct q at the given θ until the linear part of the error is a tenth of what is allowed.
+
+    Returns q, ‖∇θg − Hq‖ and the number of products.
+    """
     nhev = 0
     before = math.inf
-    for _ in range(POLISH_STEPS):
+    for step in range(POLISH_STEPS + 1):
         rho = point.b - point.hess.apply(q)
+        nhev += 1
+        if step == POLISH_STEPS:
+            break
         solution = solver.solve(point.hess, rho, [rtol])
-        nhev += solution.nhev + 1
+        nhev += solution.nhev
         grad, better = point.hypergradient(q), point.hypergradient(q + solution.x)
         change = norm(better - grad)
-        if not change < 0.5 * before:
-            break
-        if change <= 0.1 * goal.allowed(point, q, grad):
+        if not change < 0.5 * before or change <= 0.1 * goal.allowed(point, q, grad):
             break
         q, before = q + solution.x, change
-    return q, nhev
+    return q, norm(rho), nhev
 
 
 def _difference_error(point: Any, q: np.ndarray, gain: float, change: float) -> float:

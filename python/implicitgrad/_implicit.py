@@ -345,7 +345,8 @@ def _solve(
                 return answer.certified(done, None)
     as_asked = as_asked or solution.status in ("iteration_limit", "diverged")
     if not options.polish and not as_asked:
-        q, nhev = refine(point, q, checker, answer.goal, accuracy)
+        q, rest, nhev = refine(point, q, checker, answer.goal, accuracy)
+        answer.residual = rest / size if size > 0 else rest
         answer.nhev += nhev
     steps = POLISH_STEPS if options.polish and not as_asked else 0
     certified = certify(
@@ -437,7 +438,7 @@ class _Answer:
             rest = self.residual * self.point.b_norm
             bound = error_bound(self.point, self.q, rest, self.factored)
             if why != "terms":
-                error = min(error, bound)
+                error = min(error, bound) if error == error else bound
         status, text = _result.describe(
             why,
             error=error,

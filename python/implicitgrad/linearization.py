@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
+from . import _core
+
 
 class Noise(NamedTuple):
     """Absolute 2-norm errors of what a linearisation returns; zero where it is exact up to rounding."""
@@ -135,5 +137,5 @@ def cross_scale(at: Any, q: np.ndarray) -> float:
     if isinstance(at, NativeLinearization):
         return at._core.cross_scale(q)
     if isinstance(at.cross, np.ndarray):
-        return float(np.linalg.norm(np.abs(at.cross).T @ np.abs(q)))
-    return float(np.linalg.norm(cross_vjp(at, q)))
+        return _core.norm(np.abs(at.cross).T @ np.abs(q))
+    return _core.norm(cross_vjp(at, q))

@@ -305,7 +305,7 @@ class _Applied:
 def largest_eigenvalue(hess: Any, rng: Any = 0, steps: int = 20) -> tuple[float, int]:
     """An estimate of λmax from below, by Lanczos from a random vector; and the products it took."""
     b = np.random.default_rng(rng).standard_normal(hess.size)
-    _, report, _ = _core.cg(hess, b, [1e-12], None, None, steps, None)
+    _, report = _core.minres(hess, b, [1e-12], None, steps, None)
     return report.curvature_max, report.products
 
 

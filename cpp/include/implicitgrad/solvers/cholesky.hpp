@@ -38,7 +38,7 @@ class cholesky_factor : public Operator {
 
  private:
   std::vector<double> start() const;
-  double largest_eigenvalue() const;
+  double dominant_eigenvalue(double mu) const;
   double smallest_eigenvalue(bool unscaled) const;
   double negative_rayleigh() const;
   void solve(double* v, index columns, bool unscaled) const;
