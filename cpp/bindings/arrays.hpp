@@ -1,5 +1,5 @@
-// NumPy arrays to and from the core's blocks. A vector is an array of shape (n,); a block of k vectors
-// has shape (n, k) and is stored by columns.
+// NumPy arrays to and from the core's blocks. A vector is an array of shape (n,); a block of k
+// vectors has shape (n, k) and is stored by columns.
 #pragma once
 
 #include <pybind11/numpy.h>

@@ -16,8 +16,8 @@ void fill(Function*& slot, const py::dict& functions, const char* name) {
   const py::object capsule = functions[name];
   const char* signature = PyCapsule_GetName(capsule.ptr());
   if (signature == nullptr || std::string(signature).find(" int *") == std::string::npos)
-    throw std::runtime_error(std::string("SciPy's ") + name + " has an unexpected signature: " +
-                             (signature ? signature : "none"));
+    throw std::runtime_error(std::string("SciPy's ") + name +
+                             " has an unexpected signature: " + (signature ? signature : "none"));
   slot = reinterpret_cast<Function*>(PyCapsule_GetPointer(capsule.ptr(), signature));
 }
 

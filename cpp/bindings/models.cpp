@@ -118,18 +118,20 @@ void register_models(py::module_& m) {
       .def_property_readonly("hess",
                              [](const std::shared_ptr<linearization>& at) {
                                // Shares the ownership of the linearisation it belongs to.
-                               return std::shared_ptr<Operator>(
-                                   at, const_cast<Operator*>(&at->hess()));
+                               return std::shared_ptr<Operator>(at,
+                                                                const_cast<Operator*>(&at->hess()));
                              })
       .def_property_readonly("strength",
                              [](const linearization& at) { return copy_vector(at.strength()); })
-      .def("errors", [](const linearization& at) {
-        py::gil_scoped_release release;
-        return at.errors();
-      })
-      .def("cross", [](const linearization& at, const block_array& u) {
-        return cross(at, u, static_cast<index>(at.jac().size()));
-      })
+      .def("errors",
+           [](const linearization& at) {
+             py::gil_scoped_release release;
+             return at.errors();
+           })
+      .def("cross",
+           [](const linearization& at, const block_array& u) {
+             return cross(at, u, static_cast<index>(at.jac().size()));
+           })
       .def("cross_transpose", &cross_transpose)
       .def("cross_scale", [](const linearization& at, const block_array& q) {
         return at.cross_scale(as_block(q, static_cast<index>(at.jac().size()), "q").data);

@@ -1,10 +1,9 @@
 // Operators: native ones, and Python callables that stand in for one.
-#include "implicitgrad/operator.hpp"
-
 #include <memory>
 #include <utility>
 
 #include "arrays.hpp"
+#include "implicitgrad/operator.hpp"
 #include "implicitgrad/solvers/cholesky.hpp"
 #include "implicitgrad/solvers/jacobi.hpp"
 #include "implicitgrad/solvers/shifted.hpp"
@@ -26,8 +25,8 @@ class callback_operator : public Operator {
     block_array argument = v.cols == 1 ? block_array(v.rows) : block_array({v.rows, v.cols});
     std::copy_n(v.data, v.size(), argument.mutable_data());
     const auto result = py::cast<block_array>(apply_(argument));
-    const bool fits = result.size() == out.size() && result.ndim() >= 1 &&
-                      result.shape(0) == out.rows;
+    const bool fits =
+        result.size() == out.size() && result.ndim() >= 1 && result.shape(0) == out.rows;
     require(fits, "a linear operator returned an array of the wrong shape");
     std::copy_n(result.data(), out.size(), out.data);
   }
@@ -59,9 +58,12 @@ block_array dense(const Operator& a) {
 
 const char* name_of(definiteness verdict) {
   switch (verdict) {
-    case definiteness::positive: return "positive";
-    case definiteness::singular: return "singular";
-    case definiteness::indefinite: return "indefinite";
+    case definiteness::positive:
+      return "positive";
+    case definiteness::singular:
+      return "singular";
+    case definiteness::indefinite:
+      return "indefinite";
   }
   return "";
 }
@@ -95,8 +97,8 @@ void register_operators(py::module_& m) {
       }))
       .def_property_readonly("verdict",
                              [](const cholesky_factor& f) { return name_of(f.verdict()); })
-      .def_property_readonly("diagonal",
-                             [](const cholesky_factor& f) { return copy_vector(f.matrix_diagonal()); })
+      .def_property_readonly(
+          "diagonal", [](const cholesky_factor& f) { return copy_vector(f.matrix_diagonal()); })
       .def("proven_minimum", &cholesky_factor::proven_minimum)
       .def_property_readonly("curvature_min", &cholesky_factor::curvature_min)
       .def_property_readonly("curvature_max", &cholesky_factor::curvature_max);

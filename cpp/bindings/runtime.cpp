@@ -22,8 +22,8 @@ void check_signals() {
   if (PyErr_CheckSignals() != 0) throw py::error_already_set();
 }
 
-/// libgomp's pool does not survive fork: a child that enters a parallel region would wait for threads
-/// that only exist in its parent. Releasing the pool first makes both start afresh.
+/// libgomp's pool does not survive fork: a child that enters a parallel region would wait for
+/// threads that only exist in its parent. Releasing the pool first makes both start afresh.
 void release_threads() { omp_pause_resource_all(omp_pause_hard); }
 
 py::dict build_info() {

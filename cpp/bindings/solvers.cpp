@@ -1,5 +1,3 @@
-#include "implicitgrad/solvers/cg.hpp"
-
 #include <pybind11/functional.h>
 #include <pybind11/stl.h>
 
@@ -7,6 +5,7 @@
 #include <utility>
 
 #include "arrays.hpp"
+#include "implicitgrad/solvers/cg.hpp"
 #include "implicitgrad/solvers/minres.hpp"
 #include "implicitgrad/solvers/neumann.hpp"
 #include "register.hpp"
@@ -17,15 +16,24 @@ namespace {
 
 const char* name_of(solve_status status) {
   switch (status) {
-    case solve_status::converged: return "converged";
-    case solve_status::iteration_limit: return "iteration_limit";
-    case solve_status::negative_curvature: return "negative_curvature";
-    case solve_status::singular: return "singular";
-    case solve_status::bad_preconditioner: return "bad_preconditioner";
-    case solve_status::stagnated: return "stagnated";
-    case solve_status::non_finite: return "non_finite";
-    case solve_status::diverged: return "diverged";
-    case solve_status::stopped: return "stopped";
+    case solve_status::converged:
+      return "converged";
+    case solve_status::iteration_limit:
+      return "iteration_limit";
+    case solve_status::negative_curvature:
+      return "negative_curvature";
+    case solve_status::singular:
+      return "singular";
+    case solve_status::bad_preconditioner:
+      return "bad_preconditioner";
+    case solve_status::stagnated:
+      return "stagnated";
+    case solve_status::non_finite:
+      return "non_finite";
+    case solve_status::diverged:
+      return "diverged";
+    case solve_status::stopped:
+      return "stopped";
   }
   return "";
 }
@@ -46,10 +54,9 @@ solve_options make_options(std::vector<double> rtol, index maxiter, const py::ob
 }
 
 /// (x, report, the checkpoint: empty where none was asked for).
-py::tuple solve_cg(const Operator& a, const block_array& b,
-                   std::vector<double> rtol, const Operator* m,
-                   const std::optional<block_array>& x0, index maxiter, const py::object& monitor,
-                   double checkpoint_rtol) {
+py::tuple solve_cg(const Operator& a, const block_array& b, std::vector<double> rtol,
+                   const Operator* m, const std::optional<block_array>& x0, index maxiter,
+                   const py::object& monitor, double checkpoint_rtol) {
   const const_block rhs = as_block(b, a.size(), "b");
   require(m == nullptr || m->size() == a.size(), "the preconditioner has the wrong size");
   block_array x = empty_like_block(b, a.size());
@@ -125,8 +132,8 @@ void register_solvers(py::module_& m) {
       .def_readonly("curvature_max", &solve_report::curvature_max)
       .def_readonly("condition", &solve_report::condition);
   m.def("cg", &solve_cg, py::arg("a"), py::arg("b"), py::arg("rtol"),
-        py::arg("preconditioner").none(true), py::arg("x0"), py::arg("maxiter"),
-        py::arg("monitor"), py::arg("checkpoint_rtol") = 0.0);
+        py::arg("preconditioner").none(true), py::arg("x0"), py::arg("maxiter"), py::arg("monitor"),
+        py::arg("checkpoint_rtol") = 0.0);
   m.def("minres", &solve_minres, py::arg("a"), py::arg("b"), py::arg("rtol"), py::arg("x0"),
         py::arg("maxiter"), py::arg("monitor"));
   m.def("neumann", &solve_neumann, py::arg("a"), py::arg("b"), py::arg("rtol"),

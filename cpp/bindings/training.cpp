@@ -29,8 +29,8 @@ class callback_linearization : public Linearization {
   std::shared_ptr<Operator> hess_;
 };
 
-/// An objective whose linearisation is computed in Python: linearize(theta) -> (fun, jac, hess), with
-/// λ bound beforehand.
+/// An objective whose linearisation is computed in Python: linearize(theta) -> (fun, jac, hess),
+/// with λ bound beforehand.
 class callback_objective : public Objective {
  public:
   callback_objective(py::function linearize, index n_theta)
@@ -56,10 +56,14 @@ class callback_objective : public Objective {
 
 const char* name_of(train_status status) {
   switch (status) {
-    case train_status::converged: return "converged";
-    case train_status::iteration_limit: return "iteration_limit";
-    case train_status::line_search_failed: return "line_search_failed";
-    case train_status::non_finite: return "non_finite";
+    case train_status::converged:
+      return "converged";
+    case train_status::iteration_limit:
+      return "iteration_limit";
+    case train_status::line_search_failed:
+      return "line_search_failed";
+    case train_status::non_finite:
+      return "non_finite";
   }
   return "";
 }

@@ -56,7 +56,9 @@ bool factorise(index n, const std::vector<double>& a, double shift, std::vector<
 }  // namespace
 
 cholesky_factor::cholesky_factor(const Operator& a)
-    : n_(checked(a.size())), dense_(static_cast<std::size_t>(n_ * n_)), scale_(static_cast<std::size_t>(n_)) {
+    : n_(checked(a.size())),
+      dense_(static_cast<std::size_t>(n_ * n_)),
+      scale_(static_cast<std::size_t>(n_)) {
   a.dense(dense_.data());
   for (index i = 0; i < n_; ++i) diagonal_.push_back(dense_[i * n_ + i]);
 
@@ -68,8 +70,8 @@ cholesky_factor::cholesky_factor(const Operator& a)
     return;
   }
 
-  // S A S with s_i ≈ a_ii^{-1/2} has a diagonal of about one; that undoes what scales alone do to the
-  // condition. Powers of two round nothing.
+  // S A S with s_i ≈ a_ii^{-1/2} has a diagonal of about one; that undoes what scales alone do to
+  // the condition. Powers of two round nothing.
   std::vector<double> scaled;
   const auto rescale = [&](auto size_of) {
     scaled = dense_;
@@ -111,7 +113,8 @@ cholesky_factor::cholesky_factor(const Operator& a)
 /// A start for the power methods: fixed, and with no symmetry.
 std::vector<double> cholesky_factor::start() const {
   std::vector<double> v;
-  for (index i = 0; i < n_; ++i) v.push_back(1.0 + 0.5 * std::sin(1.7 * static_cast<double>(i + 1)));
+  for (index i = 0; i < n_; ++i)
+    v.push_back(1.0 + 0.5 * std::sin(1.7 * static_cast<double>(i + 1)));
   return v;
 }
 
@@ -150,8 +153,8 @@ double cholesky_factor::smallest_eigenvalue(bool unscaled) const {
   return estimate;
 }
 
-/// The least Rayleigh quotient of A met on the way to a direction where it is negative, where inverse
-/// iteration with the shifted factor leads.
+/// The least Rayleigh quotient of A met on the way to a direction where it is negative, where
+/// inverse iteration with the shifted factor leads.
 double cholesky_factor::negative_rayleigh() const {
   std::vector<double> v = start(), w(v.size());
   double least = 0.0;

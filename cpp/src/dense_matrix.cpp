@@ -10,8 +10,8 @@ namespace implicitgrad {
 
 namespace {
 
-// The two leaf kernels work on `lines`: rows of a row-major matrix or columns of a column-major one,
-// each `length` entries of contiguous memory, `stride` apart. With A the lines as rows,
+// The two leaf kernels work on `lines`: rows of a row-major matrix or columns of a column-major
+// one, each `length` entries of contiguous memory, `stride` apart. With A the lines as rows,
 //
 //   line_dot:   out_c += A v_c       line_axpy:   out_c += Aᵀ w_c       for the k columns c.
 //
@@ -170,7 +170,11 @@ index choose_panel(index cols, layout order) {
 
 template <class T>
 dense_matrix<T>::dense_matrix(const T* data, index rows, index cols, index ld, layout order)
-    : data_(data), rows_(rows), cols_(cols), ld_(ld), order_(order),
+    : data_(data),
+      rows_(rows),
+      cols_(cols),
+      ld_(ld),
+      order_(order),
       panel_rows_(choose_panel<T>(cols, order)) {
   require(rows > 0 && cols > 0, "X must have at least one row and one column");
   require(ld >= (order == layout::row_major ? cols : rows), "X has overlapping rows or columns");
@@ -238,9 +242,8 @@ void dense_matrix<T>::copy_scaled(index begin, index end, const double* scale, d
 template <class T>
 bool dense_matrix<T>::finite(index begin, index end) const {
   const index rows = end - begin;
-  const T sum = order_ == layout::row_major
-                    ? line_zero_sum(data_ + begin * ld_, ld_, rows, cols_)
-                    : line_zero_sum(data_ + begin, ld_, cols_, rows);
+  const T sum = order_ == layout::row_major ? line_zero_sum(data_ + begin * ld_, ld_, rows, cols_)
+                                            : line_zero_sum(data_ + begin, ld_, cols_, rows);
   return sum == T{0};
 }
 

@@ -14,16 +14,21 @@ namespace implicitgrad {
 linear_model::linear_model(std::shared_ptr<const Matrix> x, std::vector<double> y,
                            std::vector<double> weights, std::string loss, penalty pen,
                            bool intercept, int n_threads)
-    : x_(std::move(x)), y_(std::move(y)), weights_(std::move(weights)), loss_(std::move(loss)),
-      penalty_(std::move(pen)), intercept_(intercept), n_threads_(n_threads) {
+    : x_(std::move(x)),
+      y_(std::move(y)),
+      weights_(std::move(weights)),
+      loss_(std::move(loss)),
+      penalty_(std::move(pen)),
+      intercept_(intercept),
+      n_threads_(n_threads) {
   const auto n = static_cast<std::size_t>(x_->rows());
   require(y_.size() == n, "y must have one entry for each row of X");
   require(weights_.empty() || weights_.size() == n,
           "sample_weight must have one entry for each row of X");
-  require(penalty_.group.empty() == (penalty_.n_groups == 0) &&
-              (penalty_.group.empty() ||
-               penalty_.group.size() == static_cast<std::size_t>(x_->cols())),
-          "penalty must have one group label for each column of X");
+  require(
+      penalty_.group.empty() == (penalty_.n_groups == 0) &&
+          (penalty_.group.empty() || penalty_.group.size() == static_cast<std::size_t>(x_->cols())),
+      "penalty must have one group label for each column of X");
   for (const index g : penalty_.group)
     require(g >= 0 && g < penalty_.n_groups, "penalty has a group label out of range");
   require(penalty_.fixed >= 0.0 && std::isfinite(penalty_.fixed), "fixed must be finite and >= 0");
@@ -213,16 +218,17 @@ error_terms linear_model_linearization::errors() const {
     e.cross = largest * std::sqrt(*std::max_element(square.begin(), square.end())) * up;
   }
 
-  // ∇f is Σ c_i ℓ'_i r_i + strength ∘ θ: sums over rows of terms whose margins are sums over columns,
-  // the margins' own rounding going through ℓ''. Where ℓ' is not bounded the loss is least squares,
-  // and Σ c_i |ℓ'_i| ‖r_i‖ ≤ √(2 f) √(Σ c_i ‖r_i‖²).
+  // ∇f is Σ c_i ℓ'_i r_i + strength ∘ θ: sums over rows of terms whose margins are sums over
+  // columns, the margins' own rounding going through ℓ''. Where ℓ' is not bounded the loss is least
+  // squares, and Σ c_i |ℓ'_i| ‖r_i‖ ≤ √(2 f) √(Σ c_i ‖r_i‖²).
   const double depth = DBL_EPSILON * static_cast<double>(m.x_->rows() + m.x_->cols() + 20);
-  const double slope = std::min(smooth.most_first, 1.001 * std::sqrt(2.0 * std::max(fun_, DBL_MIN)));
+  const double slope =
+      std::min(smooth.most_first, 1.001 * std::sqrt(2.0 * std::max(fun_, DBL_MIN)));
   e.gradient_rounding = depth * (slope * smooth.row_norm + 2.0 * smooth.hess * theta_norm_) +
                         8.0 * DBL_EPSILON * penalty_gradient;
   // The margins' rounding reaches the curvature by way of the third derivative.
-  e.product_rounding = 2.0 * depth * (smooth.hess + smooth.third * theta_norm_) +
-                       8.0 * DBL_EPSILON * e.most;
+  e.product_rounding =
+      2.0 * depth * (smooth.hess + smooth.third * theta_norm_) + 8.0 * DBL_EPSILON * e.most;
   return e;
 }
 

@@ -114,8 +114,8 @@ train_report newton(const Objective& f, double* theta, const double* lam,
       if (-slope * length <= noise) break;
     }
     if (!accepted) {
-      // A small predicted decrease that cannot be seen is rounding; a large one that is nowhere to be
-      // found comes from curvature that is nearly zero, which damping makes up for.
+      // A small predicted decrease that cannot be seen is rounding; a large one that is nowhere to
+      // be found comes from curvature that is nearly zero, which damping makes up for.
       if (-slope <= 1e3 * noise)
         return finish(options.tol == 0.0 ? train_status::converged
                                          : train_status::line_search_failed);

@@ -1,5 +1,5 @@
-// Dense X, row-major (C order) or column-major (F order), float64 or float32. float32 is read as such
-// and widened in registers: half the bytes, double accumulation.
+// Dense X, row-major (C order) or column-major (F order), float64 or float32. float32 is read as
+// such and widened in registers: half the bytes, double accumulation.
 #pragma once
 
 #include "implicitgrad/matrix.hpp"

@@ -2,8 +2,8 @@
 // shape of every product with the data: with row_op = "multiply by d" it is the Hessian product
 // Xᵀ(D(Xv)); with the loss's derivative it is the value and the gradient.
 //
-// Cost model: X is read from memory once (8 n p bytes for float64, 4 n p for float32), 4 k n p flops.
-// The partial sums, 8 p k bytes per row block, are written and read once more.
+// Cost model: X is read from memory once (8 n p bytes for float64, 4 n p for float32), 4 k n p
+// flops. The partial sums, 8 p k bytes per row block, are written and read once more.
 #pragma once
 
 #include <algorithm>
@@ -22,9 +22,9 @@ void reduce_in_order(const double* partial, index blocks, index size, double* ou
 
 }  // namespace detail
 
-/// row_op(begin, count, block, z, ldz) turns the rows [begin, begin + count) of Z into those of W in
-/// place; `block` numbers the row block, so that it can keep partial sums of its own. V and out are
-/// (p + intercept) × k; the last row belongs to the column of ones.
+/// row_op(begin, count, block, z, ldz) turns the rows [begin, begin + count) of Z into those of W
+/// in place; `block` numbers the row block, so that it can keep partial sums of its own. V and out
+/// are (p + intercept) × k; the last row belongs to the column of ones.
 template <class RowOp>
 void fused_pass(const Matrix& x, bool intercept, const_block v, RowOp&& row_op, block out,
                 int n_threads) {
@@ -71,8 +71,8 @@ void fused_pass(const Matrix& x, bool intercept, const_block v, RowOp&& row_op, 
 /// out_j = Σ_i d_i x_ij², the last entry Σ_i d_i if there is an intercept. Cost: one read of X.
 void weighted_squares(const Matrix& x, bool intercept, const double* d, double* out, int n_threads);
 
-/// The lower triangle of out = [X 1]ᵀ D [X 1], column-major, d ≥ 0. Cost: n p² flops in BLAS, X read
-/// once, in panels of a few megabytes.
+/// The lower triangle of out = [X 1]ᵀ D [X 1], column-major, d ≥ 0. Cost: n p² flops in BLAS, X
+/// read once, in panels of a few megabytes.
 void weighted_gram(const Matrix& x, bool intercept, const double* d, double* out, int n_threads);
 
 }  // namespace implicitgrad

@@ -4,7 +4,8 @@
 //
 // the intercept b being the last entry of θ, never penalised. Linearised, it is
 //
-//   H = [X 1]ᵀ D [X 1] + diag(strength),  d_i = c_i ℓ''_i,     C_jl = e^{λ_l} θ_j  where group(j) = l.
+//   H = [X 1]ᵀ D [X 1] + diag(strength),  d_i = c_i ℓ''_i,     C_jl = e^{λ_l} θ_j  where group(j) =
+//   l.
 #pragma once
 
 #include <memory>
@@ -25,29 +26,29 @@ struct penalty {
   std::vector<index> group;
 };
 
-/// Constants of the data term, over all θ, with the rows r_i = [x_i 1] and weights c_i: its Hessian is
-/// at most hess · I, hess = sup|second derivative of ℓ| Σ c_i ‖r_i‖², and Lipschitz with the constant
-/// third = sup|third derivative of ℓ| Σ c_i ‖r_i‖³.
+/// Constants of the data term, over all θ, with the rows r_i = [x_i 1] and weights c_i: its Hessian
+/// is at most hess · I, hess = sup|second derivative of ℓ| Σ c_i ‖r_i‖², and Lipschitz with the
+/// constant third = sup|third derivative of ℓ| Σ c_i ‖r_i‖³.
 struct smoothness {
   double hess = 0.0, third = 0.0;
-  double row_norm = 0.0;     // √(Σ c_i ‖r_i‖²), at least Σ c_i ‖r_i‖
-  double most_first = 0.0;   // sup|first derivative of ℓ|, infinite for the squared loss
+  double row_norm = 0.0;    // √(Σ c_i ‖r_i‖²), at least Σ c_i ‖r_i‖
+  double most_first = 0.0;  // sup|first derivative of ℓ|, infinite for the squared loss
 };
 
-/// What bounds on the error of a hypergradient need of an objective at one point, all rounded up (but
-/// `least`, rounded down).
+/// What bounds on the error of a hypergradient need of an objective at one point, all rounded up
+/// (but `least`, rounded down).
 struct error_terms {
-  double hess = 0.0, third = 0.0;   // as in smoothness
-  double least = 0.0, most = 0.0;   // of the strengths: H ⪰ least · I; 0 with an intercept
-  double cross = 0.0, rate = 0.0;   // ‖C‖₂, and its Lipschitz constant max e^λ
-  double gradient_rounding = 0.0;   // 2-norm of the rounding error in ∇θf
-  double product_rounding = 0.0;    // and in H v, relative to ‖v‖₂
+  double hess = 0.0, third = 0.0;  // as in smoothness
+  double least = 0.0, most = 0.0;  // of the strengths: H ⪰ least · I; 0 with an intercept
+  double cross = 0.0, rate = 0.0;  // ‖C‖₂, and its Lipschitz constant max e^λ
+  double gradient_rounding = 0.0;  // 2-norm of the rounding error in ∇θf
+  double product_rounding = 0.0;   // and in H v, relative to ‖v‖₂
 };
 
 class linear_model : public Objective, public std::enable_shared_from_this<linear_model> {
  public:
-  /// `weights` is empty (all equal) or one weight ≥ 0 a row, not all zero; they are scaled to sum 1.
-  /// For the logistic loss y holds −1 and 1.
+  /// `weights` is empty (all equal) or one weight ≥ 0 a row, not all zero; they are scaled to
+  /// sum 1. For the logistic loss y holds −1 and 1.
   linear_model(std::shared_ptr<const Matrix> x, std::vector<double> y, std::vector<double> weights,
                std::string loss, penalty pen, bool intercept, int n_threads);
 
@@ -74,7 +75,8 @@ class linear_model : public Objective, public std::enable_shared_from_this<linea
   mutable smoothness smooth_;
 };
 
-/// Owns what the linear operators need: D, the strengths and ∂strength/∂λ · θ. Never an n × p array.
+/// Owns what the linear operators need: D, the strengths and ∂strength/∂λ · θ. Never an n × p
+/// array.
 class linear_model_linearization : public Linearization {
  public:
   linear_model_linearization(std::shared_ptr<const linear_model> model, const double* theta,

@@ -29,8 +29,8 @@ struct squared_loss {
   }
 };
 
-/// ℓ(z) = log(1 + e^{−yz}), y ∈ {−1, 1}. With e = e^{−|z|} no term overflows, and σ(1 − σ) keeps its
-/// relative accuracy in saturation.
+/// ℓ(z) = log(1 + e^{−yz}), y ∈ {−1, 1}. With e = e^{−|z|} no term overflows, and σ(1 − σ) keeps
+/// its relative accuracy in saturation.
 struct logistic_loss {
   static constexpr double most_first = 1.0;
   static constexpr double most_second = 0.25;

@@ -1,5 +1,6 @@
-// Matrix: the data X, n × p, as the kernels see it. A kind of storage implements the few verbs below
-// on a panel of rows; everything else (fused passes, Gram, diagonal) is written once on top of them.
+// Matrix: the data X, n × p, as the kernels see it. A kind of storage implements the few verbs
+// below on a panel of rows; everything else (fused passes, Gram, diagonal) is written once on top
+// of them.
 #pragma once
 
 #include "implicitgrad/types.hpp"

@@ -1,6 +1,6 @@
 // Operator: a symmetric linear map on blocks of vectors. Hessians, preconditioners (which apply an
-// approximate inverse) and factorisations (which apply the exact one) are all Operators; solvers know
-// nothing else.
+// approximate inverse) and factorisations (which apply the exact one) are all Operators; solvers
+// know nothing else.
 #pragma once
 
 #include "implicitgrad/types.hpp"

@@ -23,8 +23,9 @@ struct row_blocks {
 inline constexpr index max_live_blocks = 64;
 
 /// Rows are cut so that a block holds at least 2^16 entries (below that a thread costs more than it
-/// gives) and at least 16 rows (below that writing the partial sums costs more than reading X); then
-/// at most 64 blocks, unless a block would exceed 2^22 entries (Ctrl-C could not be polled in time).
+/// gives) and at least 16 rows (below that writing the partial sums costs more than reading X);
+/// then at most 64 blocks, unless a block would exceed 2^22 entries (Ctrl-C could not be polled in
+/// time).
 inline row_blocks partition_rows(index rows, index cols) {
   constexpr index least_entries = index{1} << 16, most_entries = index{1} << 22, least_rows = 16;
   const index width = std::max<index>(cols, 1);
@@ -35,8 +36,8 @@ inline row_blocks partition_rows(index rows, index cols) {
   return {rows, (chosen + 7) / 8 * 8};
 }
 
-/// body(i, slot) for i in [0, count) on up to n_threads threads; slot < n_threads numbers the thread,
-/// for its workspace. The body must not throw.
+/// body(i, slot) for i in [0, count) on up to n_threads threads; slot < n_threads numbers the
+/// thread, for its workspace. The body must not throw.
 template <class Body>
 void parallel_for(index count, int n_threads, Body&& body) {
   const int threads = static_cast<int>(std::min<index>(n_threads, count));

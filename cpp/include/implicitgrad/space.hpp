@@ -1,6 +1,6 @@
 // Space: where the vectors of a solver live, and the few primitives a Krylov method needs there. A
-// solver is a template over its Space and touches vectors in no other way, so that the same text runs
-// wherever a Space and an Operator for it exist.
+// solver is a template over its Space and touches vectors in no other way, so that the same text
+// runs wherever a Space and an Operator for it exist.
 #pragma once
 
 #include <algorithm>

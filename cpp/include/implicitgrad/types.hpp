@@ -8,7 +8,8 @@ namespace implicitgrad {
 using index = std::ptrdiff_t;
 
 /// A block of `cols` vectors of length `rows`, one after the other: column c starts at
-/// data + c * rows. Operators and solvers work on such blocks; a single vector is the case cols = 1.
+/// data + c * rows. Operators and solvers work on such blocks; a single vector is the case cols
+/// = 1.
 template <class T>
 struct block_view {
   T* data;

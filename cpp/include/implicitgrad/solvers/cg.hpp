@@ -1,5 +1,6 @@
 // Preconditioned conjugate gradients (Hestenes and Stiefel 1952; Saad, Iterative Methods for Sparse
-// Linear Systems, 2nd ed., algorithm 9.1), on the columns of a block that share each product with A.
+// Linear Systems, 2nd ed., algorithm 9.1), on the columns of a block that share each product with
+// A.
 #pragma once
 
 #include <algorithm>
@@ -56,7 +57,7 @@ solve_report cg(const Operator& a, const Operator* m, const_block b, block x, bo
   std::vector<double> lanczos_diag, lanczos_off;  // of the first column's first sweep
   constexpr std::size_t lanczos_most = 500;
   bool checked = options.checkpoint == nullptr;
-  solve_status ended = solve_status::converged;   // what ended a sweep early, if anything
+  solve_status ended = solve_status::converged;  // what ended a sweep early, if anything
 
   for (int sweep = 0;; ++sweep) {
     // The true residual decides: are we there, and does it still fall?

@@ -1,6 +1,6 @@
-// A Cholesky factor as an Operator that applies A⁻¹. CG preconditioned with it converges in one or two
-// iterations, recomputes the true residual and refines what rounding left over: that is the direct
-// method of this library.
+// A Cholesky factor as an Operator that applies A⁻¹. CG preconditioned with it converges in one or
+// two iterations, recomputes the true residual and refines what rounding left over: that is the
+// direct method of this library.
 #pragma once
 
 #include <vector>
@@ -32,8 +32,8 @@ class cholesky_factor : public Operator {
 
   /// A number that A's smallest eigenvalue is proven to exceed, or 0: the Cholesky factorisation of
   /// A − shift·I runs to its end, which in floating point still proves A ⪰ shift − 4 ε (p + 2) tr A
-  /// (S. M. Rump, "Verification of positive definiteness", BIT 46, 2006). `slack` is taken off for the
-  /// rounding that A itself was formed with. Cost: p³/3 flops, mostly once.
+  /// (S. M. Rump, "Verification of positive definiteness", BIT 46, 2006). `slack` is taken off for
+  /// the rounding that A itself was formed with. Cost: p³/3 flops, mostly once.
   double proven_minimum(double slack) const;
 
  private:

@@ -14,17 +14,17 @@
 
 namespace implicitgrad {
 
-/// Minimises ‖b − A x‖₂ over the Krylov spaces of A and b, column by column of the block, the columns
-/// sharing each product with A (C. C. Paige and M. A. Saunders, "Solution of sparse indefinite systems
-/// of linear equations", SIAM J. Numer. Anal. 12, 1975). For a singular A with b in its range it
-/// converges to the solution of least norm.
+/// Minimises ‖b − A x‖₂ over the Krylov spaces of A and b, column by column of the block, the
+/// columns sharing each product with A (C. C. Paige and M. A. Saunders, "Solution of sparse
+/// indefinite systems of linear equations", SIAM J. Numer. Anal. 12, 1975). For a singular A with b
+/// in its range it converges to the solution of least norm.
 ///
-/// Convergence is declared on the recomputed residual, with fresh starts from x as long as they help,
-/// as in cg. A negative Ritz value does not end the solve; it shows in report.curvature_min, and the
-/// status of a converged solve is negative_curvature then.
+/// Convergence is declared on the recomputed residual, with fresh starts from x as long as they
+/// help, as in cg. A negative Ritz value does not end the solve; it shows in report.curvature_min,
+/// and the status of a converged solve is negative_curvature then.
 ///
-/// Cost: per iteration one product with A and 9 n k flops over 10 n k words; one more product at the
-/// end. Memory: 6 n k words.
+/// Cost: per iteration one product with A and 9 n k flops over 10 n k words; one more product at
+/// the end. Memory: 6 n k words.
 template <Space S>
 solve_report minres(const Operator& a, const_block b, block x, bool warm,
                     const solve_options& options) {

@@ -13,11 +13,12 @@
 namespace implicitgrad {
 
 /// X = α Σ_{j=0}^{K−1} (I − αA)^j B with K = `terms`, or with terms = 0 as many terms as the
-/// tolerance needs. The j-th term's vector v_j = (I − αA)^j b is also the residual after j terms; it
-/// falls at every step where the series converges, so one that grows tells divergence: negative
+/// tolerance needs. The j-th term's vector v_j = (I − αA)^j b is also the residual after j terms;
+/// it falls at every step where the series converges, so one that grows tells divergence: negative
 /// curvature if its Rayleigh quotient is negative, α > 2/λmax otherwise.
 ///
-/// Cost: K − 1 products with A and one for the true residual; 4 n k flops a term. Memory: 2 n k words.
+/// Cost: K − 1 products with A and one for the true residual; 4 n k flops a term. Memory: 2 n k
+/// words.
 template <Space S>
 solve_report neumann(const Operator& a, const_block b, block x, double alpha, index terms,
                      const solve_options& options) {

@@ -21,16 +21,16 @@ enum class solve_status {
   stopped,             // the monitor asked to stop
 };
 
-/// Called after every iteration with the iteration number, the relative residual of the first column
-/// and that column of x (scaled as b is); returns true to stop.
+/// Called after every iteration with the iteration number, the relative residual of the first
+/// column and that column of x (scaled as b is); returns true to stop.
 using solve_monitor = std::function<bool(index iteration, double residual, const double* x)>;
 
 struct solve_options {
   std::vector<double> rtol;  // one a column, relative to ‖b‖₂, or one for all
   index maxiter = 0;
   solve_monitor monitor;
-  // Where set, the first column of x is copied here when its residual falls below this for the first
-  // time: what the solve adds afterwards tells the error that it had then.
+  // Where set, the first column of x is copied here when its residual falls below this for the
+  // first time: what the solve adds afterwards tells the error that it had then.
   double checkpoint_rtol = 0.0;
   double* checkpoint = nullptr;
 
@@ -46,7 +46,8 @@ struct solve_report {
   // estimates of A's spectrum, always inside it up to rounding.
   double curvature_min = std::numeric_limits<double>::infinity();
   double curvature_max = -std::numeric_limits<double>::infinity();
-  // Condition number of the preconditioned matrix as its Ritz values show it, from below; 1 if unknown.
+  // Condition number of the preconditioned matrix as its Ritz values show it, from below; 1 if
+  // unknown.
   double condition = 1.0;
 
   void see_curvature(double value) {

@@ -1,6 +1,6 @@
-// A x = b with every column of b scaled to unit norm, and the true residual of the scaled system. All
-// solvers start and end here, so that no tolerance is ever absolute and every reported residual is
-// recomputed from x.
+// A x = b with every column of b scaled to unit norm, and the true residual of the scaled system.
+// All solvers start and end here, so that no tolerance is ever absolute and every reported residual
+// is recomputed from x.
 #pragma once
 
 #include <cfloat>

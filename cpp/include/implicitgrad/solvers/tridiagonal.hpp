@@ -11,15 +11,16 @@
 
 namespace implicitgrad {
 
-/// (smallest, largest) eigenvalue to a relative 1e-12 of the spectrum's width, by bisection on Sturm
-/// counts (Golub and Van Loan, Matrix Computations, 4th ed., section 8.4.1). `off` holds the
+/// (smallest, largest) eigenvalue to a relative 1e-12 of the spectrum's width, by bisection on
+/// Sturm counts (Golub and Van Loan, Matrix Computations, 4th ed., section 8.4.1). `off` holds the
 /// off-diagonal, one entry fewer than `diag`. Cost: about 100 passes of 3 flops an entry.
 inline std::pair<double, double> tridiagonal_extremes(const std::vector<double>& diag,
                                                       const std::vector<double>& off) {
   const std::size_t n = diag.size();
   double low = diag[0], high = diag[0];
   for (std::size_t i = 0; i < n; ++i) {  // Gershgorin
-    const double radius = (i > 0 ? std::abs(off[i - 1]) : 0.0) + (i + 1 < n ? std::abs(off[i]) : 0.0);
+    const double radius =
+        (i > 0 ? std::abs(off[i - 1]) : 0.0) + (i + 1 < n ? std::abs(off[i]) : 0.0);
     low = std::min(low, diag[i] - radius);
     high = std::max(high, diag[i] + radius);
   }

@@ -1,5 +1,5 @@
-// Newton's method with a line search (Nocedal and Wright, Numerical Optimization, 2nd ed., algorithms
-// 3.2 and 7.1): the inner problem θ⋆ = argmin f.
+// Newton's method with a line search (Nocedal and Wright, Numerical Optimization, 2nd ed.,
+// algorithms 3.2 and 7.1): the inner problem θ⋆ = argmin f.
 #pragma once
 
 #include "implicitgrad/objective.hpp"
@@ -25,8 +25,8 @@ struct train_report {
   double stationarity = 0.0;  // ‖∇f‖_∞
 };
 
-/// Minimises f(·, λ) from theta, in place. Cost per iteration: one linearisation for each step length
-/// tried (mostly one) and the linear solve.
+/// Minimises f(·, λ) from theta, in place. Cost per iteration: one linearisation for each step
+/// length tried (mostly one) and the linear solve.
 train_report newton(const Objective& f, double* theta, const double* lam,
                     const train_options& options);
 

@@ -1,0 +1,124 @@
+"""Hessian-vector products: ours, NumPy's two passes ``X.T @ (d * (X @ v))``, and a plain read of X.
+
+The three take turns in every round, so that whatever else the machine does hits all of them; each
+turn begins with a pause, in which the threads of the library that ran before stop spinning, and an
+untimed call. The plain read is the faster of two ways to touch every byte of X once: BLAS's dot
+product of X with itself, and the core's scan for NaN. NumPy works in X's own precision; ours
+accumulates in float64.
+
+    python bench/bench_hvp.py [--quick] [--threads 2] [--json hvp.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+SHAPES = [(1_000_000, 50), (100_000, 1000), (20_000, 5000), (1000, 40_000)]
+QUICK = [(4000, 500)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="one small shape, a smoke run")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--rounds", type=int, default=None, help="rounds per shape")
+    parser.add_argument("--json", default=None, help="write the rows to this path as well")
+    args = parser.parse_args()
+    if args.threads < 1:
+        parser.error("--threads must be at least 1")
+    # BLAS reads these when NumPy is first imported, so that happens below.
+    for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
+        os.environ[name] = str(args.threads)
+
+    import implicitgrad as ig
+
+    rounds = args.rounds or (5 if args.quick else 21)
+    info = ig.build_info()
+    print(f"threads {args.threads}, simd {info['simd']}, blas {info['blas']}, medians of {rounds}")
+    print(
+        f"{'X':>14} {'dtype':>8} {'order':>5} {'read GB/s':>10} {'ours GB/s':>10} "
+        f"{'numpy GB/s':>10} {'ours/read':>10} {'speed-up':>9}"
+    )
+    rows = []
+    for n, p in QUICK if args.quick else SHAPES:
+        for dtype in ("float64", "float32"):
+            for order in ("C", "F"):
+                row = measure(n, p, dtype, order, args.threads, rounds)
+                rows.append(row)
+                print(
+                    f"{f'{n}x{p}':>14} {dtype:>8} {order:>5} {row['read_GBs']:10.1f} "
+                    f"{row['ours_GBs']:10.1f} {row['numpy_GBs']:10.1f} {row['ours_of_read']:10.2f} "
+                    f"{row['speedup']:9.2f}",
+                    flush=True,
+                )
+    if args.json:
+        with open(args.json, "w") as file:
+            json.dump({"info": info, "threads": args.threads, "rows": rows}, file, indent=1)
+            file.write("\n")
+
+
+def measure(n: int, p: int, dtype: str, order: str, threads: int, rounds: int) -> dict[str, Any]:
+    import numpy as np
+
+    import implicitgrad as ig
+    from implicitgrad import _core
+
+    rng = np.random.default_rng(0)
+    X = np.empty((n, p), dtype, order=order)  # type: ignore[call-overload]
+    lines = X if order == "C" else X.T
+    for i in range(0, lines.shape[0], 1000):  # in pieces, without a float64 copy of all of X
+        lines[i : i + 1000] = rng.uniform(-1, 1, lines[i : i + 1000].shape)
+    y = rng.choice([-1.0, 1.0], n)
+    theta, lam, v = rng.uniform(-1, 1, p) / p, rng.uniform(-1, 1, p), rng.uniform(-1, 1, p)
+
+    f = ig.Logistic(X, y, penalty=ig.L2("feature"), n_threads=threads)
+    H = f.linearize(theta, lam).hess
+    u = 1 / (1 + np.exp(-(X @ theta.astype(dtype)).astype(np.float64)))
+    d, strength = (u * (1 - u) / n).astype(dtype), np.exp(lam)
+    w, flat, scan = v.astype(dtype), X.ravel(order="K"), _core.dense_matrix(X)
+    work: dict[str, Callable[[], Any]] = {
+        "dot": lambda: np.dot(flat, flat),
+        "scan": lambda: scan.all_finite(threads),
+        "ours": lambda: H @ v,
+        "numpy": lambda: X.T @ (d * (X @ w)) + strength * v,
+    }
+
+    size = np.linalg.norm(work["numpy"]())
+    error = float(np.linalg.norm(work["ours"]() - work["numpy"]()) / size)
+    if not error < (1e-12 if dtype == "float64" else 1e-4):
+        raise SystemExit(f"the two products differ by {error:.1e}")
+
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for _ in range(rounds):
+        for name, call in work.items():
+            time.sleep(0.05)
+            call()
+            start = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - start)
+    seconds["read"] = min(seconds["dot"], seconds["scan"], key=statistics.median)
+
+    def ratio(a: str, b: str) -> float:
+        return statistics.median(x / y for x, y in zip(seconds[a], seconds[b], strict=True))
+
+    speed = {f"{k}_GBs": 1e-9 * X.nbytes / statistics.median(s) for k, s in seconds.items()}
+    return {
+        "n": n,
+        "p": p,
+        "dtype": dtype,
+        "order": order,
+        **speed,
+        "ours_of_read": ratio("read", "ours"),
+        "speedup": ratio("numpy", "ours"),
+        "relative_difference": error,
+    }
+
+
+if __name__ == "__main__":
+    main()
