@@ -224,7 +224,8 @@ def test_separable_classes_with_a_vanishing_penalty(size, method):
     f = ig.Logistic(X, y, penalty=ig.L2("feature"))
     g = ig.Logistic(rng.standard_normal((9, 3)), np.resize([1.0, -1.0], 9))
     res = solve(f, g, np.array([size, 0.0, 0.0]), np.full(3, -600.0), method)
-    assert_refused(res, 3, 4)
+    # Where the curvature is gone altogether, H⁻¹ overflows before anything else is found out.
+    assert_refused(res, 3, 4, 5)
 
 
 # θ that Newton's method does not improve

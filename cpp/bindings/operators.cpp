@@ -99,7 +99,8 @@ void register_operators(py::module_& m) {
                              [](const cholesky_factor& f) { return name_of(f.verdict()); })
       .def_property_readonly(
           "diagonal", [](const cholesky_factor& f) { return copy_vector(f.matrix_diagonal()); })
-      .def("proven_minimum", &cholesky_factor::proven_minimum)
+      .def("proven_minimum", &cholesky_factor::proven_minimum,
+           py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("curvature_min", &cholesky_factor::curvature_min)
       .def_property_readonly("curvature_max", &cholesky_factor::curvature_max);
 }

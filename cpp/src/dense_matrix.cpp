@@ -15,17 +15,20 @@ namespace {
 //
 //   line_dot:   out_c += A v_c       line_axpy:   out_c += Aᵀ w_c       for the k columns c.
 //
-// Four lines go together, so that v (or out) is loaded once for four lines of A.
+// Four lines go together, so that v (or out) is loaded once for four lines of A. They are a quarter
+// of the panel apart: each is then read on into its successor, in streams that are long enough for
+// the hardware's prefetcher.
 
 template <class T>
 IMPLICITGRAD_KERNEL void line_dot(const T* a, index stride, index lines, index length,
                                   const double* v, index ldv, index k, double* out, index ldo) {
+  const index quarter = lines / 4;
   index i = 0;
-  for (; i + 4 <= lines; i += 4) {
+  for (; i < quarter; ++i) {
     const T* __restrict a0 = a + i * stride;
-    const T* __restrict a1 = a0 + stride;
-    const T* __restrict a2 = a1 + stride;
-    const T* __restrict a3 = a2 + stride;
+    const T* __restrict a1 = a0 + quarter * stride;
+    const T* __restrict a2 = a1 + quarter * stride;
+    const T* __restrict a3 = a2 + quarter * stride;
     index c = 0;
     for (; c + 2 <= k; c += 2) {
       const double* __restrict v0 = v + c * ldv;
@@ -39,8 +42,8 @@ IMPLICITGRAD_KERNEL void line_dot(const T* a, index stride, index lines, index l
       }
       double* o0 = out + c * ldo + i;
       double* o1 = o0 + ldo;
-      o0[0] += s00, o0[1] += s01, o0[2] += s02, o0[3] += s03;
-      o1[0] += s10, o1[1] += s11, o1[2] += s12, o1[3] += s13;
+      o0[0] += s00, o0[quarter] += s01, o0[2 * quarter] += s02, o0[3 * quarter] += s03;
+      o1[0] += s10, o1[quarter] += s11, o1[2 * quarter] += s12, o1[3 * quarter] += s13;
     }
     for (; c < k; ++c) {
       const double* __restrict v0 = v + c * ldv;
@@ -51,10 +54,10 @@ IMPLICITGRAD_KERNEL void line_dot(const T* a, index stride, index lines, index l
         s0 += a0[j] * x, s1 += a1[j] * x, s2 += a2[j] * x, s3 += a3[j] * x;
       }
       double* o = out + c * ldo + i;
-      o[0] += s0, o[1] += s1, o[2] += s2, o[3] += s3;
+      o[0] += s0, o[quarter] += s1, o[2 * quarter] += s2, o[3 * quarter] += s3;
     }
   }
-  for (; i < lines; ++i) {
+  for (i = 4 * quarter; i < lines; ++i) {
     const T* __restrict a0 = a + i * stride;
     for (index c = 0; c < k; ++c) {
       const double* __restrict v0 = v + c * ldv;
@@ -66,31 +69,37 @@ IMPLICITGRAD_KERNEL void line_dot(const T* a, index stride, index lines, index l
   }
 }
 
-// A panel's line_axpy works in cache, and memory would idle meanwhile: it prefetches the entries
-// `ahead` of those it uses, which belong to the next panel.
-template <class T>
+// What line_axpy will need soon, `ahead` entries from those in use, is prefetched. Row-major, its
+// panel is in cache, and memory would idle: that is the next panel, into the second level.
+// Column-major, its runs are short and far apart: those are the columns that come next, into the
+// first level.
+enum class cache_level { second = 2, first = 3 };  // as __builtin_prefetch names them
+
+template <class T, cache_level level>
 IMPLICITGRAD_KERNEL void line_axpy(const T* a, index stride, index lines, index length,
                                    const double* w, index ldw, index k, double* out, index ldo,
                                    index ahead) {
   constexpr index line_entries = 64 / sizeof(T), chunk = 8 * line_entries;
+  constexpr int hint = static_cast<int>(level);
+  const index quarter = lines / 4;
   index i = 0;
-  for (; i + 4 <= lines; i += 4) {
+  for (; i < quarter; ++i) {
     const T* __restrict a0 = a + i * stride;
-    const T* __restrict a1 = a0 + stride;
-    const T* __restrict a2 = a1 + stride;
-    const T* __restrict a3 = a2 + stride;
+    const T* __restrict a1 = a0 + quarter * stride;
+    const T* __restrict a2 = a1 + quarter * stride;
+    const T* __restrict a3 = a2 + quarter * stride;
     for (index c = 0; c < k; ++c) {
       const double* wc = w + c * ldw + i;
-      const double w0 = wc[0], w1 = wc[1], w2 = wc[2], w3 = wc[3];
+      const double w0 = wc[0], w1 = wc[quarter], w2 = wc[2 * quarter], w3 = wc[3 * quarter];
       double* __restrict o = out + c * ldo;
       index j = 0;
       if (c == 0)
         for (; j + chunk <= length; j += chunk) {
           for (index t = j; t < j + chunk; t += line_entries) {
-            __builtin_prefetch(a0 + ahead + t);
-            __builtin_prefetch(a1 + ahead + t);
-            __builtin_prefetch(a2 + ahead + t);
-            __builtin_prefetch(a3 + ahead + t);
+            __builtin_prefetch(a0 + ahead + t, 0, hint);
+            __builtin_prefetch(a1 + ahead + t, 0, hint);
+            __builtin_prefetch(a2 + ahead + t, 0, hint);
+            __builtin_prefetch(a3 + ahead + t, 0, hint);
           }
 #pragma omp simd
           for (index t = j; t < j + chunk; ++t)
@@ -101,7 +110,7 @@ IMPLICITGRAD_KERNEL void line_axpy(const T* a, index stride, index lines, index 
         o[t] += (a0[t] * w0 + a1[t] * w1) + (a2[t] * w2 + a3[t] * w3);
     }
   }
-  for (; i < lines; ++i) {
+  for (i = 4 * quarter; i < lines; ++i) {
     const T* __restrict a0 = a + i * stride;
     for (index c = 0; c < k; ++c) {
       const double w0 = w[c * ldw + i];
@@ -156,14 +165,14 @@ IMPLICITGRAD_KERNEL T line_zero_sum(const T* a, index stride, index lines, index
   return total;
 }
 
-/// A panel is used twice and should come from memory once. Row-major, it goes into the first-level
-/// cache; column-major, into the second, but with runs long enough for the hardware prefetcher.
+/// A panel is used twice and should come from memory once: it and the next one stay in the
+/// second-level cache. Column-major, runs should be long all the same.
 template <class T>
 index choose_panel(index cols, layout order) {
-  constexpr index first_level = index{32} << 10, second_level = index{512} << 10;
+  constexpr index row_major = index{256} << 10, column_major = index{512} << 10;
   const index row_bytes = std::max<index>(cols, 1) * static_cast<index>(sizeof(T));
-  if (order == layout::row_major) return std::clamp<index>(first_level / row_bytes / 4 * 4, 4, 256);
-  return std::clamp<index>(second_level / row_bytes / 16 * 16, 64, 1024);
+  if (order == layout::row_major) return std::clamp<index>(row_major / row_bytes / 16 * 16, 4, 256);
+  return std::clamp<index>(column_major / row_bytes / 16 * 16, 64, 1024);
 }
 
 }  // namespace
@@ -178,6 +187,7 @@ dense_matrix<T>::dense_matrix(const T* data, index rows, index cols, index ld, l
       panel_rows_(choose_panel<T>(cols, order)) {
   require(rows > 0 && cols > 0, "X must have at least one row and one column");
   require(ld >= (order == layout::row_major ? cols : rows), "X has overlapping rows or columns");
+  ones_.assign(static_cast<std::size_t>(cols), 1.0);
 }
 
 template <class T>
@@ -188,7 +198,7 @@ void dense_matrix<T>::dot(index begin, index end, const double* v, index ld, ind
   if (order_ == layout::row_major)
     line_dot(data_ + begin * ld_, ld_, rows, cols_, v, ld, k, z, ldz);
   else
-    line_axpy(data_ + begin, ld_, cols_, rows, v, ld, k, z, ldz, 0);
+    line_axpy<T, cache_level::first>(data_ + begin, ld_, cols_, rows, v, ld, k, z, ldz, 4 * ld_);
 }
 
 template <class T>
@@ -196,7 +206,8 @@ void dense_matrix<T>::accumulate(index begin, index end, const double* w, index 
                                  double* out, index ld) const {
   const index rows = end - begin;
   if (order_ == layout::row_major)
-    line_axpy(data_ + begin * ld_, ld_, rows, cols_, w, ldz, k, out, ld, rows * ld_);
+    line_axpy<T, cache_level::second>(data_ + begin * ld_, ld_, rows, cols_, w, ldz, k, out, ld,
+                                      rows * ld_);
   else
     line_dot(data_ + begin, ld_, cols_, rows, w, ldz, k, out, ld);
 }
@@ -215,11 +226,10 @@ template <class T>
 void dense_matrix<T>::row_squares(index begin, index end, double* out) const {
   const index rows = end - begin;
   std::fill_n(out, rows, 0.0);
-  const std::vector<double> ones(static_cast<std::size_t>(cols_), 1.0);
   if (order_ == layout::row_major)
-    line_square_dot(data_ + begin * ld_, ld_, rows, cols_, ones.data(), out);
+    line_square_dot(data_ + begin * ld_, ld_, rows, cols_, ones_.data(), out);
   else
-    line_square_axpy(data_ + begin, ld_, cols_, rows, ones.data(), out);
+    line_square_axpy(data_ + begin, ld_, cols_, rows, ones_.data(), out);
 }
 
 template <class T>

@@ -47,7 +47,8 @@ const smoothness& linear_model::smooth() const {
     const row_blocks blocks = partition_rows(n, p);
     std::vector<double> square(static_cast<std::size_t>(blocks.count()));
     std::vector<double> cube(square.size());
-    std::vector<double> rows(static_cast<std::size_t>(n_threads_ * panel));
+    std::vector<double> rows(
+        static_cast<std::size_t>(std::min<index>(n_threads_, blocks.count()) * panel));
     poll_interrupt();
     parallel_for(blocks.count(), n_threads_, [&](index b, int slot) {
       double* r = rows.data() + slot * panel;
@@ -215,7 +216,8 @@ error_terms linear_model_linearization::errors() const {
       const double c = cross_column_[j] / largest;
       square[group[j]] += c * c;
     }
-    e.cross = largest * std::sqrt(*std::max_element(square.begin(), square.end())) * up;
+    e.cross = largest * std::sqrt(*std::max_element(square.begin(), square.end())) *
+              (1.0 + DBL_EPSILON * static_cast<double>(p + 8));
   }
 
   // ∇f is Σ c_i ℓ'_i r_i + strength ∘ θ: sums over rows of terms whose margins are sums over

@@ -11,6 +11,8 @@ import scipy.sparse
 
 from . import _core
 
+MOST_THREADS = 1024
+
 # exp() of these is the smallest normal and the largest finite double.
 LAM_MIN, LAM_MAX = -708.39641853226408, 709.78271289338397
 
@@ -148,7 +150,7 @@ def weights(sample_weight: Any, n_rows: int) -> np.ndarray:
 def threads(n_threads: Any) -> int:
     if n_threads is None:
         return _core.default_threads()
-    return integer(n_threads, "n_threads", least=1)
+    return min(integer(n_threads, "n_threads", least=1), MOST_THREADS)
 
 
 def integer(value: Any, name: str, least: int) -> int:

@@ -23,6 +23,7 @@ import numpy as np
 
 from ._bound import inner_limit
 from ._core import negligible, norm
+from .linearization import EXACT, NativeLinearization
 
 EPS = float(np.finfo(np.float64).eps)
 POLISH_STEPS = 3
@@ -210,7 +211,8 @@ def screen(point: Any, linear: Linear, goal: Goal) -> Certified | None:
     not exact, so that it settles only what is clear. The size of H⁻¹∇θf is judged by the growth at the
     checkpoint, with a margin of ten.
     """
-    least = float(point.F._core.strength.min()) if hasattr(point.F, "_core") else 0.0
+    native = isinstance(point.F, NativeLinearization)
+    least = float(point.F._core.strength.min()) if native else 0.0
     if linear.growth > 0:
         least = max(least, 0.1 / linear.growth)
     inner = inner_limit(point, linear.q, least)
@@ -265,7 +267,7 @@ def refine(
 def _difference_error(point: Any, q: np.ndarray, gain: float, change: float) -> float:
     """What derivatives taken by finite differences add, to first order."""
     of_f, of_g = point.noise
-    if not any(of_f) and not any(of_g):
+    if of_f is EXACT and of_g is EXACT:
         return 0.0
     size, gradient, b = norm(q), point.stationarity, point.b_norm
     gain = max(gain, norm(point.hypergradient(q) - point.direct) / b if b > 0 else 0.0)

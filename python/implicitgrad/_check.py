@@ -66,7 +66,7 @@ def check_hypergrad(f: Any, g: Any, lam: Any, theta0: Any = None, rng: Any = 0) 
     directions.append(random / norm(random))
 
     def value(at: np.ndarray) -> float:
-        fun = h.value_only(at)
+        fun = h._value(at)
         if not math.isfinite(fun):
             raise ValueError(
                 "training f failed next to lam, so that there is nothing to compare with"

@@ -27,6 +27,7 @@ from ._certificate import (
     screen_step,
 )
 from ._core import norm
+from ._native import is_native, linearizer
 from ._result import ImplicitGradResult
 from .callables import Objective, as_objective
 from .linearization import EXACT, NativeLinearization, Noise, cross_scale, cross_vjp
@@ -61,9 +62,10 @@ def implicit_grad(
         The trained parameters, near the minimum of f(·, λ).
     lam : array, shape (n_lam,)
         Hyperparameters.
-    method : {"auto", "cholesky", "cg", "neumann", "identity"} or callable
-        How H q = ∇θg is solved. "auto" factors H where that is cheap and uses CG elsewhere.
-        "identity" takes q = ∇θg. A callable ``solve(hess, b)`` returns x or (x, info).
+    method : {"auto", "cholesky", "cg", "minres", "neumann", "identity"} or callable
+        How H q = ∇θg is solved. "auto" factors H where that is cheap and uses CG elsewhere; "minres"
+        is for a Hessian that may be indefinite; "identity" takes q = ∇θg. A callable
+        ``solve(hess, b)`` returns x or (x, info).
     tol : float, optional
         Relative accuracy wanted of the hypergradient. Default 1e-6, or 1e-3 where f or g is known
         by its values only.
@@ -75,7 +77,8 @@ def implicit_grad(
             64 ε (‖direct‖ + ‖ |C|ᵀ|q| ‖).
         polish : bool, default True
             Take up to three Newton steps in θ where the error estimate misses tol; where Newton's
-            bare step does not contract, train f further from theta, with a line search.
+            bare step does not contract and f is one of the library's convex objectives, train it
+            further from theta, with a line search.
         certify : bool, default False
             Pay for an error estimate where the method stops by a fixed number of terms.
         damping : float, default 0
@@ -154,9 +157,8 @@ class Problem:
                     f"g has {name} = {of_g}, f has {name} = {of_f}"
                     + (" (it must be 0 or the same)" if free else "")
                 )
-        self._linearize_f = getattr(self.f, "_linearize", self.f.linearize)
-        self._linearize_g = getattr(self.g, "_linearize", self.g.linearize)
-        self._native = hasattr(self.f, "_core")
+        self._linearize_f, self._linearize_g = linearizer(self.f), linearizer(self.g)
+        self.native = is_native(self.f)
 
     @property
     def from_values(self) -> bool:
@@ -164,7 +166,7 @@ class Problem:
 
     def check_lam(self, lam: Any, name: str = "lam") -> np.ndarray:
         n_lam = getattr(self.f, "n_lam", None)
-        check = _arrays.hyperparameters if self._native else _arrays.vector
+        check = _arrays.hyperparameters if self.native else _arrays.vector
         if n_lam is None:
             n_lam = getattr(self.g, "n_lam", None) or np.size(lam)
         return check(lam, n_lam, name, "f")
@@ -355,11 +357,12 @@ def _solve(
     )
     if certified.trouble == "newton" and not trained:
         # Too far from θ⋆ for Newton's bare step: train on from here, with a line search. What is found
-        # there is the answer, or tells how far off this one is.
+        # there tells how far off this answer is; it is the better answer where f is known to be convex,
+        # so that it cannot belong to another minimum than the one theta was meant for.
         further = _train.solve(problem.f, lam, theta, None, TRAIN_MAXITER)
         certified.nhev += further.nhev
         if further.success:
-            polish = options.polish and not as_asked
+            polish = options.polish and not as_asked and problem.native
             way = method if polish else "auto"
             given = options if polish else _options.DEFAULT
             found = _solve(problem, further.x, lam, way, tol, given, None, None, True)
@@ -373,6 +376,10 @@ def _solve(
         named = solution.status in ("iteration_limit", "diverged")
         limited = solution.status if named else "as_asked"
     return answer.certified(certified, limited)
+
+
+# Endings of a solve that leave it to the bound on the error whether the answer is good enough.
+_OPEN = frozenset({"iteration_limit", "not_stationary", "stagnated", "diverged"})
 
 
 class _Answer:
@@ -400,8 +407,11 @@ class _Answer:
         self.count(solution)
         self.q, self.nit = q, solution.nit
         self.residual = solution.residual[0]
-        if self.damping:  # that was the residual of the damped system
+        if self.damping:  # what was seen so far is the damped system
             self.check_residual()
+            if self.curvature:
+                low, high = self.curvature
+                self.curvature = low - self.damping, high - self.damping
 
     def check_residual(self) -> None:
         size = self.point.b_norm
@@ -414,7 +424,7 @@ class _Answer:
         grad = self.point.hypergradient(self.q)
         if not np.isfinite(grad).all():
             why = "non_finite"
-        return self._result(grad, math.inf, self.allowed, why)
+        return self._result(grad, math.inf, self.allowed, why, final=why not in _OPEN)
 
     def certified(self, found: Certified, limited: str | None) -> ImplicitGradResult:
         self.nhev += found.nhev
@@ -422,23 +432,25 @@ class _Answer:
         self.point, self.q = found.point, found.q
         if moved:
             self.check_residual()
-        why = found.trouble or "ok"
-        if why == "linear":
-            why = limited or "singular"
-        elif why == "newton":
-            why = "not_stationary"
-        return self._result(found.grad, found.error, found.allowed, why)
+        names = {"linear": limited or "singular", "newton": "not_stationary"}
+        why = names.get(found.trouble or "ok", found.trouble or "ok")
+        final = why in ("negative_curvature", "non_finite", "bad_preconditioner")
+        final = final or (why == "singular" and not math.isfinite(found.error))
+        return self._result(found.grad, found.error, found.allowed, why, final)
 
     def _result(
-        self, grad: np.ndarray, error: float, allowed: float, why: str
+        self, grad: np.ndarray, error: float, allowed: float, why: str, final: bool
     ) -> ImplicitGradResult:
+        """`why` names what stands in the way; unless that is final, the error alone decides."""
         stationarity = self.point.stationarity
         bound = math.inf
-        if why not in ("non_finite", "singular", "negative_curvature"):
+        if not final or why == "terms":
             rest = self.residual * self.point.b_norm
             bound = error_bound(self.point, self.q, rest, self.factored)
-            if why != "terms":
-                error = min(error, bound) if error == error else bound
+        if not final:
+            error = min(error, bound) if error == error else bound
+            if error <= allowed < math.inf:
+                why = "ok"
         status, text = _result.describe(
             why,
             error=error,
@@ -455,7 +467,7 @@ class _Answer:
             fun=self.point.G.fun,
             direct=self.point.direct,
             adjoint=self.q,
-            theta=self.point.theta,
+            theta=self.point.theta.copy(),  # not the caller's own array
             error=error,
             error_bound=bound,
             stationarity=stationarity,

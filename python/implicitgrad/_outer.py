@@ -109,7 +109,8 @@ class HyperObjective:
     def __call__(self, lam: Any) -> tuple[float, np.ndarray]:
         """(h(λ), dh/dλ), shapes () and (n_lam,)."""
         lam = np.asarray(lam)
-        if self.result is not None and self._lam is not None and np.array_equal(lam, self._lam):
+        if self._lam is not None and np.array_equal(lam, self._lam):
+            assert self.result is not None
             return self.result.fun, self.result.grad.copy()
         self.nfev += 1
         failed = math.inf, np.zeros(lam.shape)
@@ -117,7 +118,7 @@ class HyperObjective:
             lam = self._problem.check_lam(lam).copy()
         except ValueError:
             # A first λ out of range is the caller's mistake, a later one an optimiser's long step.
-            if self._lam is not None and lam.shape == self._lam.shape and _out_of_range(lam):
+            if self.theta is not None and _out_of_range(lam):
                 return failed
             raise
         if not self._train(lam):
@@ -135,14 +136,15 @@ class HyperObjective:
         self.nhev += result.nhev
         if result.status and self._options.warn:
             warnings.warn(result.message, _result.ImplicitGradWarning, stacklevel=2)
-        self.result, self._lam = result, lam
+        self.result = result
         if not (math.isfinite(result.fun) and np.isfinite(result.grad).all()):
             return failed
-        self.theta, self._adjoint = result.theta, result.adjoint
+        self._lam, self.theta, self._adjoint = lam, result.theta, result.adjoint
         return result.fun, result.grad.copy()
 
     def _train(self, lam: np.ndarray) -> bool:
         """θ⋆(λ), from the last θ or, where that fails, from theta0."""
+        self._lam = None
         starts = [self._theta0] if self.theta is None else [self.theta, self._theta0]
         for start in starts:
             self.training = _train.solve(self._problem.f, lam, start, self._train_tol, 200)
@@ -152,7 +154,7 @@ class HyperObjective:
                 return True
         return False
 
-    def value_only(self, lam: np.ndarray) -> float:
+    def _value(self, lam: np.ndarray) -> float:
         """h(λ) by training alone."""
         if not self._train(lam):
             return math.inf
@@ -295,6 +297,8 @@ class _Watch:
         self.nit += 1
         if self.callback is None:
             return
+        if not isinstance(intermediate_result, OptimizeResult):  # some of SciPy's methods give x
+            intermediate_result = OptimizeResult(x=intermediate_result)
         h, state = self.h, OptimizeResult(intermediate_result)
         state.update(nit=self.nit, theta=h.theta, hypergradient=h.result)
         if "jac" not in state and h.result is not None:

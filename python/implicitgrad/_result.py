@@ -118,7 +118,9 @@ _ENDINGS: dict[str, tuple[int, str]] = {
     ),
     "non_finite": (
         NON_FINITE,
-        "A NaN or infinite value was met; the last finite iterate is returned.",
+        "A NaN or infinite value was met (gradient of f of norm {stationarity:.1e}, eigenvalues from "
+        "about {smallest:.1e} to {largest:.1e}); the last finite iterate is returned. Check the "
+        "functions given and the scale of the data, or add a penalty where the curvature vanishes.",
     ),
     "callback": (STOPPED, "Stopped by the callback (relative residual {residual:.1e})."),
 }

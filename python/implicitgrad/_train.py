@@ -8,6 +8,7 @@ import numpy as np
 from scipy.optimize import OptimizeResult
 
 from . import _arrays, _core, _result, solvers
+from ._native import is_native, linearizer
 from .callables import as_objective
 
 
@@ -58,7 +59,7 @@ def train(
         if n_lam:
             raise ValueError(f"lam is missing: f has n_lam = {n_lam}")
         lam = np.empty(0)
-    native = hasattr(f, "_core")
+    native = is_native(f)
     check = _arrays.hyperparameters if native and n_lam else _arrays.vector
     lam = check(lam, np.size(lam) if n_lam is None else n_lam, "lam", "f")
     if theta0 is None:
@@ -76,12 +77,12 @@ def solve(
     f: Any, lam: np.ndarray, theta0: np.ndarray, tol: float | None, maxiter: int
 ) -> OptimizeResult:
     """`train` for arguments that have been validated."""
-    native = hasattr(f, "_core")
+    native = is_native(f)
     direct = theta0.size <= (solvers.DIRECT_NATIVE if native else solvers.DIRECT_CALLABLE)
     if native:
         core, hyper = f._core, lam if f.n_lam else lam[:0]
     else:
-        linearize = getattr(f, "_linearize", f.linearize)
+        linearize = linearizer(f)
 
         def at(theta: np.ndarray) -> tuple[float, np.ndarray, Any]:
             here = linearize(theta, lam)
@@ -89,6 +90,8 @@ def solve(
 
         core, hyper = _core.CallbackObjective(at, theta0.size), lam[:0]
     theta, report = _core.train(core, theta0, hyper, tol or 0.0, maxiter, direct)
+    if native:
+        f._passed(report.status != "non_finite")
     found = {"stationarity": report.stationarity, "nit": report.iterations}
     return OptimizeResult(
         x=theta,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
 from . import _arrays, _differences
-from .linearization import Linearization, Noise
+from .linearization import Linearization
 
 # Forming H or C from values alone takes about 4 n_theta² or 8 n_theta n_lam evaluations.
 MOST_ENTRIES_FROM_VALUES = 10_000
@@ -124,12 +125,7 @@ class Objective:
         return _differences.gradient(lambda v: self._value(theta, v), lam)
 
     def _linearize(self, theta: np.ndarray, lam: np.ndarray) -> Linearization:
-        jac, jac_error = self._gradient(theta, lam)
-        jac_lam, jac_lam_error = self._gradient_lam(theta, lam)
-        hess, hess_error = self._hessian(theta, lam)
-        cross, cross_error = self._cross(theta, lam)
-        noise = Noise(jac_error, jac_lam_error, hess_error, cross_error)
-        return Linearization(self._value(theta, lam), jac, jac_lam, hess, cross, noise)
+        return _Lazy(self, theta, lam)
 
     def _hessian(self, theta: np.ndarray, lam: np.ndarray) -> tuple[Any, float]:
         n = theta.size
@@ -164,6 +160,52 @@ class Objective:
             return _differences.gradient(lambda v: self._call("jac", jac, n, theta, v), lam)
         _check_small("mixed derivatives", n * m)
         return _differences.mixed(self._value, theta, lam)
+
+
+class _Lazy(Linearization):
+    """A linearisation whose parts are computed when they are first asked for: a line search needs no
+    Hessian, and an outer loss neither Hessian nor cross derivatives."""
+
+    def __init__(self, objective: Objective, theta: np.ndarray, lam: np.ndarray):
+        self._objective, self._theta, self._lam = objective, theta, lam
+        self.fun = objective._value(theta, lam)
+
+    @cached_property
+    def _jac(self) -> tuple[np.ndarray, float]:
+        return self._objective._gradient(self._theta, self._lam)
+
+    @cached_property
+    def _jac_lam(self) -> tuple[np.ndarray, float]:
+        return self._objective._gradient_lam(self._theta, self._lam)
+
+    @cached_property
+    def _hess(self) -> tuple[Any, float]:
+        return self._objective._hessian(self._theta, self._lam)
+
+    @cached_property
+    def _cross(self) -> tuple[Any, float]:
+        return self._objective._cross(self._theta, self._lam)
+
+    jac = property(lambda self: self._jac[0])
+    jac_lam = property(lambda self: self._jac_lam[0])
+    hess = property(lambda self: self._hess[0])
+    cross = property(lambda self: self._cross[0])
+
+    @property
+    def noise(self) -> Any:  # type: ignore[override]
+        return _LazyNoise(self)
+
+
+class _LazyNoise:
+    """The `Noise` of a lazy linearisation, each part with the derivative that it belongs to."""
+
+    def __init__(self, at: _Lazy):
+        self._at = at
+
+    jac = property(lambda self: self._at._jac[1])
+    jac_lam = property(lambda self: self._at._jac_lam[1])
+    hess = property(lambda self: self._at._hess[1])
+    cross = property(lambda self: self._at._cross[1])
 
 
 def _probe(fun: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> tuple[float, float]:

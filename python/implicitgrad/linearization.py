@@ -43,8 +43,6 @@ class Linearization:
         How far off these are where they come from finite differences.
     """
 
-    __slots__ = ("cross", "fun", "hess", "jac", "jac_lam", "noise")
-
     def __init__(
         self, fun: float, jac: Any, jac_lam: Any, hess: Any, cross: Any, noise: Noise = EXACT
     ):
@@ -56,10 +54,8 @@ class Linearization:
         self.noise = noise
 
 
-class NativeLinearization:
-    """A `Linearization` that lives in the core; its operators are made when they are asked for."""
-
-    __slots__ = ("_core", "_cross", "_hess", "fun", "jac", "jac_lam")
+class NativeLinearization(Linearization):
+    """A linearisation that lives in the core; its operators are made when they are asked for."""
 
     noise = EXACT
 
@@ -92,10 +88,10 @@ class HessianOperator(LinearOperator):
         super().__init__(np.dtype(np.float64), (core.size, core.size))
 
     def _matvec(self, v: np.ndarray) -> np.ndarray:
-        return self.core.apply(v.reshape(-1))
+        return self.core.apply(_real(v).reshape(-1))
 
     def _matmat(self, v: np.ndarray) -> np.ndarray:
-        return self.core.apply(v)
+        return self.core.apply(_real(v))
 
     def _adjoint(self) -> HessianOperator:
         return self
@@ -113,16 +109,22 @@ class CrossOperator(LinearOperator):
         super().__init__(np.dtype(np.float64), (core.jac.size, core.jac_lam.size))
 
     def _matvec(self, u: np.ndarray) -> np.ndarray:
-        return self.core.cross(u.reshape(-1))
+        return self.core.cross(_real(u).reshape(-1))
 
     def _matmat(self, u: np.ndarray) -> np.ndarray:
-        return self.core.cross(u)
+        return self.core.cross(_real(u))
 
     def _rmatvec(self, q: np.ndarray) -> np.ndarray:
-        return self.core.cross_transpose(q.reshape(-1))
+        return self.core.cross_transpose(_real(q).reshape(-1))
 
     def _rmatmat(self, q: np.ndarray) -> np.ndarray:
-        return self.core.cross_transpose(q)
+        return self.core.cross_transpose(_real(q))
+
+
+def _real(v: np.ndarray) -> np.ndarray:
+    if np.iscomplexobj(v):
+        raise TypeError("the operator is real and applies to real vectors, found a complex one")
+    return v
 
 
 def cross_vjp(at: Any, q: np.ndarray) -> np.ndarray:

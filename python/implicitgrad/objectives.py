@@ -88,11 +88,15 @@ class LinearModel:
         """`linearize` for arguments that have been validated."""
         at = NativeLinearization(self._core.linearize(theta, lam if self.n_lam else _NO_LAM))
         if self._unchecked:
-            # A NaN or infinity anywhere in X makes the value or the gradient NaN or infinite.
-            if not (math.isfinite(at.fun) and np.isfinite(at.jac).all()):
-                _arrays.check_finite(np.asarray(self.X), "X")
-            self._unchecked = False
+            self._passed(math.isfinite(at.fun) and bool(np.isfinite(at.jac).all()))
         return at
+
+    def _passed(self, finite: bool) -> None:
+        """After a first pass over an X that has not been checked: a NaN or infinity anywhere in it
+        makes the value or the gradient NaN or infinite."""
+        if self._unchecked and not finite:
+            _arrays.check_finite(np.asarray(self.X), "X")
+        self._unchecked = False
 
     def _cached(self, theta: Any, lam: Any) -> NativeLinearization:
         """Optimisers ask for value, gradient and products at the same point: linearise it once."""

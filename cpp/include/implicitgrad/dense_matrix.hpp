@@ -2,6 +2,8 @@
 // such and widened in registers: half the bytes, double accumulation.
 #pragma once
 
+#include <vector>
+
 #include "implicitgrad/matrix.hpp"
 
 namespace implicitgrad {
@@ -33,6 +35,7 @@ class dense_matrix : public Matrix {
   index rows_, cols_, ld_;
   layout order_;
   index panel_rows_;
+  std::vector<double> ones_;  // a weight for each column
 };
 
 extern template class dense_matrix<double>;

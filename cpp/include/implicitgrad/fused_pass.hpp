@@ -30,7 +30,7 @@ void fused_pass(const Matrix& x, bool intercept, const_block v, RowOp&& row_op, 
                 int n_threads) {
   const index p = x.cols(), k = v.cols, ld = v.rows, panel = x.panel_rows();
   const row_blocks blocks = partition_rows(x.rows(), p);
-  const index count = blocks.count(), live = std::min(count, max_live_blocks);
+  const index count = blocks.count(), live = std::min(count, live_blocks(ld * k));
   const int threads = static_cast<int>(std::min<index>(n_threads, live));
 
   std::vector<double> panels(static_cast<std::size_t>(threads * panel * k));

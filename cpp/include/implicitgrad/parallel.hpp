@@ -22,6 +22,12 @@ struct row_blocks {
 /// Blocks whose partial sums are alive at the same time; also the stride at which Ctrl-C is polled.
 inline constexpr index max_live_blocks = 64;
 
+/// As many, but for wide blocks of vectors: their partial sums stay below 64 MB, four of them at
+/// least. How many are alive does not change the order in which they are added.
+inline index live_blocks(index partial_size) {
+  return std::clamp<index>((index{1} << 23) / std::max<index>(partial_size, 1), 4, max_live_blocks);
+}
+
 /// Rows are cut so that a block holds at least 2^16 entries (below that a thread costs more than it
 /// gives) and at least 16 rows (below that writing the partial sums costs more than reading X);
 /// then at most 64 blocks, unless a block would exceed 2^22 entries (Ctrl-C could not be polled in

@@ -129,12 +129,12 @@ solve_report cg(const Operator& a, const Operator* m, const_block b, block x, bo
       for (index c = 0; c < active; ++c) {
         if (done[c]) continue;
         pq[c] = S::dot(n, p.col(c), q.col(c));
-        const double pp = S::dot(n, p.col(c), p.col(c));
+        const double size = S::norm(n, p.col(c));  // its square may underflow
         if (!(std::isfinite(pq[c]) && std::isfinite(rz[c]))) {
           ended = solve_status::non_finite;
           break;
         }
-        const double curvature = pq[c] / pp;
+        const double curvature = pq[c] / size / size;
         report.see_curvature(curvature);
         const double noise = 1e-15 * std::abs(report.curvature_max);
         if (curvature <= noise) {
@@ -158,8 +158,8 @@ solve_report cg(const Operator& a, const Operator* m, const_block b, block x, bo
           checked = true;
         }
       }
-      if (ended == solve_status::converged && options.monitor &&
-          options.monitor(report.iterations, norm[0], x.col(0)))
+      if (ended == solve_status::converged &&
+          system.stopped_by(options.monitor, report.iterations, norm[0]))
         ended = solve_status::stopped;
     }
   }

@@ -150,8 +150,8 @@ solve_report minres(const Operator& a, const_block b, block x, bool warm,
         else
           done[c] = true;  // the Krylov space is exhausted
       }
-      if (ended == solve_status::converged && options.monitor &&
-          options.monitor(report.iterations, norm[0], x.col(0)))
+      if (ended == solve_status::converged &&
+          system.stopped_by(options.monitor, report.iterations, norm[0]))
         ended = solve_status::stopped;
     }
   }

@@ -51,7 +51,7 @@ solve_report neumann(const Operator& a, const_block b, block x, double alpha, in
     poll_interrupt();
     for (index c = 0; c < k; ++c) S::axpby(n, alpha, v.col(c), 1.0, x.col(c));
     ++report.iterations;
-    if (options.monitor && options.monitor(report.iterations, norm[0], x.col(0))) {
+    if (system.stopped_by(options.monitor, report.iterations, norm[0])) {
       status = solve_status::stopped;
       break;
     }

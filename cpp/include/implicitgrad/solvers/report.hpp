@@ -28,7 +28,7 @@ using solve_monitor = std::function<bool(index iteration, double residual, const
 struct solve_options {
   std::vector<double> rtol;  // one a column, relative to ‖b‖₂, or one for all
   index maxiter = 0;
-  solve_monitor monitor;
+  solve_monitor monitor;  // x in the solver's Space
   // Where set, the first column of x is copied here when its residual falls below this for the
   // first time: what the solve adds afterwards tells the error that it had then.
   double checkpoint_rtol = 0.0;

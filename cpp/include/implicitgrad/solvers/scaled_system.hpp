@@ -51,6 +51,14 @@ class scaled_system {
     zero_ = false;
   }
 
+  /// Asks the monitor, who sees the first column of x at the scale of b.
+  bool stopped_by(const solve_monitor& monitor, index iteration, double residual) {
+    if (!monitor) return false;
+    if (shown_.empty()) shown_.push_back(S::make(x_.rows));
+    S::axpby(x_.rows, scale_[0], x_.col(0), 0.0, S::data(shown_[0]));
+    return monitor(iteration, residual, S::data(shown_[0]));
+  }
+
   /// Brings x back to the scale of b.
   void unscale() {
     for (index c = 0; c < b_.cols; ++c) S::axpby(x_.rows, scale_[c], x_.col(c), 0.0, x_.col(c));
@@ -63,6 +71,7 @@ class scaled_system {
   bool zero_;
   bool finite_ = true;
   std::vector<double> scale_;
+  std::vector<typename S::vector> shown_;  // made when first asked for
 };
 
 }  // namespace implicitgrad
