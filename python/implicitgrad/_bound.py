@@ -68,6 +68,8 @@ def _ball(f: Any, r: float, theta: np.ndarray, factored: Any) -> tuple[float, fl
     if factored is None:
         return best
     solver, where = factored
+    if best[0] >= 0.1 * solver.curvature_min:
+        return best  # the factor could prove little more
     mu = solver.proven_minimum(f.product_rounding)
     if f.third > 0 and where is not theta:
         mu -= f.third * norm(theta - where) * UP

@@ -23,7 +23,7 @@ import numpy as np
 
 from ._bound import inner_limit
 from ._core import negligible, norm
-from .linearization import EXACT, NativeLinearization
+from .linearization import EXACT, NativeLinearization, cross_vjp
 
 EPS = float(np.finfo(np.float64).eps)
 POLISH_STEPS = 3
@@ -126,12 +126,12 @@ def certify(
         if far:
             contraction = max(there.stationarity / point.stationarity, norm(s_next) / s_norm)
         # Where ∇θg is flat at both ends of a long step, the change says nothing about θ⋆ either.
-        if contraction >= 0.5 or (far and there.b_norm == 0):
+        if contraction >= 0.25 or (far and there.b_norm == 0):
             return answer(math.inf, "newton", nhev)
 
         # What rounding leaves: of the sum, and of the residual that q was refined with.
         rho_norm = norm(rho)
-        gain = norm(grad_there - there.hypergradient(q)) / rho_norm if rho_norm > 0 else 0.0
+        gain = norm(cross_vjp(there.F, dq)) / rho_norm if rho_norm > 0 else 0.0
         products = solver.diagonal * q if solver.diagonal is not None else curvature[1] * q
         rounding = 4 * point.rounding_level(q) + EPS * _noise_through(solver, point, products, gain)
         differences = _difference_error(point, q, gain, change)
@@ -159,7 +159,7 @@ def _noise_through(solver: Any, point: Any, products: np.ndarray, gain: float) -
     if solver.name != "cholesky":
         return gain * (point.b_norm + norm(products))
     noise = solver.apply_inverse((np.abs(point.b) + np.abs(products)) * _pattern(products.size))
-    return norm(point.direct - point.hypergradient(noise))
+    return norm(cross_vjp(point.F, noise))
 
 
 @lru_cache(maxsize=16)

@@ -168,6 +168,10 @@ class Cholesky:
     def worst_condition(self, at: Any) -> float:
         return 1.0
 
+    @property
+    def curvature_min(self) -> float:
+        return self._factor.curvature_min
+
     def apply_inverse(self, v: np.ndarray) -> np.ndarray:
         """H⁻¹v by the factor alone."""
         return self._factor.apply(v)
