@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from scipy.optimize import OptimizeResult
 
-from . import _arrays, _core, _options, _result, _train, solvers
-from ._bound import error_bound
+from . import _core, _options, _result, _train, solvers
+from ._answer import Answer
+from ._callback import Monitor
 from ._certificate import (
     POLISH_STEPS,
     STEP_RTOL,
-    Certified,
     Goal,
     adjoint_rtol,
     certify,
@@ -27,10 +25,11 @@ from ._certificate import (
     screen_step,
 )
 from ._core import norm
-from ._native import is_native, linearizer
+from ._problem import Problem, tolerance
 from ._result import ImplicitGradResult
-from .callables import Objective, as_objective
-from .linearization import EXACT, NativeLinearization, Noise, cross_scale, cross_vjp
+
+# Of the training that polishes a θ which Newton's bare step does not improve.
+TRAIN_MAXITER = 50
 
 
 def implicit_grad(
@@ -145,99 +144,6 @@ def implicit_grad(
     return result
 
 
-class Problem:
-    """A pair (f, g) and how to linearise both at a point."""
-
-    def __init__(self, f: Any, g: Any):
-        self.f, self.g = as_objective(f, "f"), as_objective(g, "g")
-        for name, free in (("n_theta", ()), ("n_lam", (0,))):
-            of_f, of_g = getattr(self.f, name, None), getattr(self.g, name, None)
-            if None not in (of_f, of_g) and of_g != of_f and of_g not in free:
-                raise ValueError(
-                    f"g has {name} = {of_g}, f has {name} = {of_f}"
-                    + (" (it must be 0 or the same)" if free else "")
-                )
-        self._linearize_f, self._linearize_g = linearizer(self.f), linearizer(self.g)
-        self.native = is_native(self.f)
-
-    @property
-    def from_values(self) -> bool:
-        return any(isinstance(o, Objective) and o.from_values for o in (self.f, self.g))
-
-    def check_lam(self, lam: Any, name: str = "lam") -> np.ndarray:
-        n_lam = getattr(self.f, "n_lam", None)
-        check = _arrays.hyperparameters if self.native else _arrays.vector
-        if n_lam is None:
-            n_lam = getattr(self.g, "n_lam", None) or np.size(lam)
-        return check(lam, n_lam, name, "f")
-
-    def check_theta(self, theta: Any, name: str = "theta") -> np.ndarray:
-        n_theta = getattr(self.f, "n_theta", None)
-        if n_theta is None:
-            n_theta = getattr(self.g, "n_theta", None) or np.size(theta)
-        return _arrays.vector(theta, n_theta, name, "f")
-
-    def at(self, theta: np.ndarray, lam: np.ndarray) -> Point:
-        return Point(self._linearize_f(theta, lam), self._linearize_g(theta, lam), theta, lam)
-
-
-def tolerance(problem: Problem, tol: float | None) -> float:
-    if tol is None:
-        return 1e-3 if problem.from_values else 1e-6
-    return _arrays.number(tol, "tol", positive=True)
-
-
-class Point:
-    """f and g linearised at one (θ, λ)."""
-
-    __slots__ = (
-        *("F", "G", "b", "b_norm", "direct", "direct_norm", "gradient", "hess"),
-        *("stationarity", "theta"),
-    )
-
-    def __init__(self, F: Any, G: Any, theta: np.ndarray, lam: np.ndarray):
-        self.F, self.G, self.theta = F, G, theta
-        if isinstance(F, NativeLinearization) and isinstance(G, NativeLinearization):
-            self.gradient, self.b = F.jac, G.jac
-        else:
-            self.gradient = _shaped(F.jac, theta.size, "f.linearize(...).jac")
-            self.b = _shaped(G.jac, theta.size, "g.linearize(...).jac")
-        direct = G.jac_lam
-        no_direct = direct is None or np.size(direct) == 0
-        self.direct = np.zeros(lam.size) if no_direct else _shaped(direct, lam.size, "jac_lam of g")
-        self.hess = solvers.core_operator(F)
-        self.b_norm, self.direct_norm = norm(self.b), norm(self.direct)
-        self.stationarity = norm(self.gradient)
-
-    def hypergradient(self, q: np.ndarray) -> np.ndarray:
-        """dg/dλ = ∂g/∂λ − Cᵀq."""
-        return self.direct - cross_vjp(self.F, q)
-
-    def rounding_level(self, q: np.ndarray) -> float:
-        """The error that is left when all else is exact, up to a small constant."""
-        return _EPS * (self.direct_norm + cross_scale(self.F, q))
-
-    @property
-    def noise(self) -> tuple[Noise, Noise]:
-        return getattr(self.F, "noise", EXACT), getattr(self.G, "noise", EXACT)
-
-    @property
-    def finite(self) -> bool:
-        # A sum of norms, none negative, is finite only if each of them is.
-        return math.isfinite(self.G.fun + self.b_norm + self.direct_norm + self.stationarity)
-
-
-TRAIN_MAXITER = 50  # of the training that polishes a θ which Newton's bare step does not improve
-_EPS = float(np.finfo(np.float64).eps)
-
-
-def _shaped(value: Any, size: int, name: str) -> np.ndarray:
-    array = np.asarray(value, dtype=np.float64)
-    if array.shape != (size,):
-        raise ValueError(f"{name} has shape {array.shape}, expected {(size,)}")
-    return array
-
-
 def solve(
     problem: Problem,
     theta: np.ndarray,
@@ -266,13 +172,13 @@ def _solve(
     trained: bool = False,
 ) -> ImplicitGradResult:
     point = problem.at(theta, lam)
-    monitor = _Monitor(options.stop, callback)
+    monitor = Monitor(options.stop, callback)
     hess = point.hess
     if options.damping:
         hess = _core.ShiftedOperator(hess, options.damping)
     solver = solvers.make_solver(method, hess, point.F, options, monitor.hook)
     goal = Goal(tol, options.atol)
-    answer = _Answer(point, solver.name, goal, options.damping)
+    answer = Answer(point, solver.name, goal, options.damping)
     if not point.finite:
         return answer.fail("non_finite")
     answer.nhev += solver.setup(hess)
@@ -376,139 +282,3 @@ def _solve(
         named = solution.status in ("iteration_limit", "diverged")
         limited = solution.status if named else "as_asked"
     return answer.certified(certified, limited)
-
-
-# Endings of a solve that leave it to the bound on the error whether the answer is good enough.
-_OPEN = frozenset({"iteration_limit", "not_stationary", "stagnated", "diverged"})
-
-
-class _Answer:
-    """Gathers the fields of the result as they become known."""
-
-    def __init__(self, point: Point, method: str, goal: Goal, damping: float):
-        self.point, self.method, self.goal, self.damping = point, method, goal, damping
-        self.q = np.zeros(point.theta.size)
-        self.residual = self.step = math.nan
-        self.factored: tuple[solvers.Cholesky, np.ndarray] | None = None
-        self.curvature: tuple[float, float] | None = None
-        self.nit = self.nhev = 0
-
-    @property
-    def allowed(self) -> float:
-        return self.goal.allowed(self.point, self.q, self.point.hypergradient(self.q))
-
-    def count(self, solution: solvers.Solution) -> None:
-        self.nhev += solution.nhev
-        if solution.curvature:
-            low, high = self.curvature or solution.curvature
-            self.curvature = min(low, solution.curvature[0]), max(high, solution.curvature[1])
-
-    def saw(self, q: np.ndarray, solution: solvers.Solution) -> None:
-        self.count(solution)
-        self.q, self.nit = q, solution.nit
-        self.residual = solution.residual[0]
-        if self.damping:  # what was seen so far is the damped system
-            self.check_residual()
-            if self.curvature:
-                low, high = self.curvature
-                self.curvature = low - self.damping, high - self.damping
-
-    def check_residual(self) -> None:
-        size = self.point.b_norm
-        rest = norm(self.point.b - self.point.hess.apply(self.q))
-        self.residual = rest / size if size > 0 else rest
-        self.nhev += 1
-
-    def fail(self, why: str) -> ImplicitGradResult:
-        """No estimate could be made, or the theorem does not apply."""
-        grad = self.point.hypergradient(self.q)
-        if not np.isfinite(grad).all():
-            why = "non_finite"
-        return self._result(grad, math.inf, self.allowed, why, final=why not in _OPEN)
-
-    def certified(self, found: Certified, limited: str | None) -> ImplicitGradResult:
-        self.nhev += found.nhev
-        moved = found.q is not self.q or found.point is not self.point
-        self.point, self.q = found.point, found.q
-        if moved:
-            self.check_residual()
-        names = {"linear": limited or "singular", "newton": "not_stationary"}
-        why = names.get(found.trouble or "ok", found.trouble or "ok")
-        final = why in ("negative_curvature", "non_finite", "bad_preconditioner")
-        final = final or (why == "singular" and not math.isfinite(found.error))
-        return self._result(found.grad, found.error, found.allowed, why, final)
-
-    def _result(
-        self, grad: np.ndarray, error: float, allowed: float, why: str, final: bool
-    ) -> ImplicitGradResult:
-        """`why` names what stands in the way; unless that is final, the error alone decides."""
-        stationarity = self.point.stationarity
-        bound = math.inf
-        if not final or why == "terms":
-            rest = self.residual * self.point.b_norm
-            bound = error_bound(self.point, self.q, rest, self.factored)
-        if not final:
-            error = min(error, bound) if error == error else bound
-            if error <= allowed < math.inf:
-                why = "ok"
-        status, text = _result.describe(
-            why,
-            error=error,
-            target=allowed,
-            residual=self.residual,
-            stationarity=stationarity,
-            curvature=self.curvature,
-            step=self.step,
-        )
-        if self.damping:
-            text += f" The system solved was (H + damping I) q = b with damping = {self.damping:g}."
-        return ImplicitGradResult(
-            grad=grad,
-            fun=self.point.G.fun,
-            direct=self.point.direct,
-            adjoint=self.q,
-            theta=self.point.theta.copy(),  # not the caller's own array
-            error=error,
-            error_bound=bound,
-            stationarity=stationarity,
-            residual=self.residual,
-            curvature=self.curvature,
-            success=status == _result.OK,
-            status=status,
-            message=text,
-            nit=self.nit,
-            nhev=self.nhev,
-            method=self.method,
-        )
-
-
-class _Monitor:
-    """Turns the user's `stop` and `callback` into the solver's hook, called after each iteration."""
-
-    def __init__(self, stop: Any, callback: Callable[..., Any] | None):
-        self.stopped = False
-        self._stop = stop if callable(stop) else None
-        self._callback = callback
-        self._whole = callback is not None and takes_intermediate_result(callback)
-        self.hook = self if self._stop or callback else None
-
-    def __call__(self, nit: int, residual: float, adjoint: np.ndarray) -> bool:
-        state = OptimizeResult(nit=nit, residual=residual, adjoint=adjoint)
-        if self._callback is not None:
-            try:
-                if self._whole:
-                    self._callback(intermediate_result=state)
-                else:
-                    self._callback(adjoint)
-            except StopIteration:
-                self.stopped = True
-                return True
-        return bool(self._stop is not None and self._stop(state))
-
-
-def takes_intermediate_result(callback: Callable[..., Any]) -> bool:
-    """SciPy's protocol: a parameter of that name gets an OptimizeResult, otherwise it is callback(x)."""
-    try:
-        return "intermediate_result" in inspect.signature(callback).parameters
-    except (TypeError, ValueError):
-        return False

@@ -13,6 +13,8 @@ import scipy.optimize
 from scipy.optimize import Bounds, OptimizeResult, OptimizeWarning
 
 from . import _arrays, _implicit, _options, _result, _train, solvers
+from ._callback import takes_intermediate_result
+from ._problem import Problem, tolerance
 
 GTOL = 1e-5  # SciPy's default for L-BFGS-B
 
@@ -79,9 +81,9 @@ class HyperObjective:
         train_tol: float | None = None,
         gtol: float = GTOL,
     ):
-        self._problem = _implicit.Problem(f, g)
+        self._problem = Problem(f, g)
         self._method = solvers.check_method(method)
-        self._tol = _implicit.tolerance(self._problem, tol)
+        self._tol = tolerance(self._problem, tol)
         self._train_tol = (
             None if train_tol is None else _arrays.number(train_tol, "train_tol", positive=True)
         )
@@ -291,7 +293,7 @@ class _Watch:
         self.h, self.callback = h, callback
         self.stopped = False
         self.nit = 0
-        self._whole = callback is not None and _implicit.takes_intermediate_result(callback)
+        self._whole = callback is not None and takes_intermediate_result(callback)
 
     def __call__(self, intermediate_result: OptimizeResult) -> None:
         self.nit += 1

@@ -1,0 +1,117 @@
+"""Gathers a result while it is found, and gives the verdict in one place."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from . import _result, solvers
+from ._bound import error_bound
+from ._certificate import Certified, Goal
+from ._core import norm
+from ._problem import Point
+from ._result import ImplicitGradResult
+
+# Endings of a solve that leave it to the bound on the error whether the answer is good enough.
+_OPEN = frozenset({"iteration_limit", "not_stationary", "stagnated", "diverged"})
+
+
+class Answer:
+    """Gathers the fields of the result as they become known."""
+
+    def __init__(self, point: Point, method: str, goal: Goal, damping: float):
+        self.point, self.method, self.goal, self.damping = point, method, goal, damping
+        self.q = np.zeros(point.theta.size)
+        self.residual = self.step = math.nan
+        self.factored: tuple[solvers.Cholesky, np.ndarray] | None = None
+        self.curvature: tuple[float, float] | None = None
+        self.nit = self.nhev = 0
+
+    @property
+    def allowed(self) -> float:
+        return self.goal.allowed(self.point, self.q, self.point.hypergradient(self.q))
+
+    def count(self, solution: solvers.Solution) -> None:
+        self.nhev += solution.nhev
+        if solution.curvature:
+            low, high = self.curvature or solution.curvature
+            self.curvature = min(low, solution.curvature[0]), max(high, solution.curvature[1])
+
+    def saw(self, q: np.ndarray, solution: solvers.Solution) -> None:
+        self.count(solution)
+        self.q, self.nit = q, solution.nit
+        self.residual = solution.residual[0]
+        if self.damping:  # what was seen so far is the damped system
+            self.check_residual()
+            if self.curvature:
+                low, high = self.curvature
+                self.curvature = low - self.damping, high - self.damping
+
+    def check_residual(self) -> None:
+        size = self.point.b_norm
+        rest = norm(self.point.b - self.point.hess.apply(self.q))
+        self.residual = rest / size if size > 0 else rest
+        self.nhev += 1
+
+    def fail(self, why: str) -> ImplicitGradResult:
+        """No estimate could be made, or the theorem does not apply."""
+        grad = self.point.hypergradient(self.q)
+        if not np.isfinite(grad).all():
+            why = "non_finite"
+        return self._result(grad, math.inf, self.allowed, why, final=why not in _OPEN)
+
+    def certified(self, found: Certified, limited: str | None) -> ImplicitGradResult:
+        self.nhev += found.nhev
+        moved = found.q is not self.q or found.point is not self.point
+        self.point, self.q = found.point, found.q
+        if moved:
+            self.check_residual()
+        names = {"linear": limited or "singular", "newton": "not_stationary"}
+        why = names.get(found.trouble or "ok", found.trouble or "ok")
+        final = why in ("negative_curvature", "non_finite", "bad_preconditioner")
+        final = final or (why == "singular" and not math.isfinite(found.error))
+        return self._result(found.grad, found.error, found.allowed, why, final)
+
+    def _result(
+        self, grad: np.ndarray, error: float, allowed: float, why: str, final: bool
+    ) -> ImplicitGradResult:
+        """`why` names what stands in the way; unless that is final, the error alone decides."""
+        stationarity = self.point.stationarity
+        bound = math.inf
+        if not final or why == "terms":
+            rest = self.residual * self.point.b_norm
+            bound = error_bound(self.point, self.q, rest, self.factored)
+        if not final:
+            error = min(error, bound) if error == error else bound
+            if error <= allowed < math.inf:
+                why = "ok"
+        status, text = _result.describe(
+            why,
+            error=error,
+            target=allowed,
+            residual=self.residual,
+            stationarity=stationarity,
+            curvature=self.curvature,
+            step=self.step,
+        )
+        if self.damping:
+            text += f" The system solved was (H + damping I) q = b with damping = {self.damping:g}."
+        return ImplicitGradResult(
+            grad=grad,
+            fun=self.point.G.fun,
+            direct=self.point.direct,
+            adjoint=self.q,
+            theta=self.point.theta.copy(),  # not the caller's own array
+            error=error,
+            error_bound=bound,
+            stationarity=stationarity,
+            residual=self.residual,
+            curvature=self.curvature,
+            success=status == _result.OK,
+            status=status,
+            message=text,
+            nit=self.nit,
+            nhev=self.nhev,
+            method=self.method,
+        )

@@ -1,0 +1,105 @@
+"""The pair (f, g): validation, and both linearised at one point."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from . import _arrays, solvers
+from ._core import norm
+from ._native import is_native, linearizer
+from .callables import Objective, as_objective
+from .linearization import EXACT, NativeLinearization, Noise, cross_scale, cross_vjp
+
+_EPS = float(np.finfo(np.float64).eps)
+
+
+class Problem:
+    """A pair (f, g) and how to linearise both at a point."""
+
+    def __init__(self, f: Any, g: Any):
+        self.f, self.g = as_objective(f, "f"), as_objective(g, "g")
+        for name, free in (("n_theta", ()), ("n_lam", (0,))):
+            of_f, of_g = getattr(self.f, name, None), getattr(self.g, name, None)
+            if None not in (of_f, of_g) and of_g != of_f and of_g not in free:
+                raise ValueError(
+                    f"g has {name} = {of_g}, f has {name} = {of_f}"
+                    + (" (it must be 0 or the same)" if free else "")
+                )
+        self._linearize_f, self._linearize_g = linearizer(self.f), linearizer(self.g)
+        self.native = is_native(self.f)
+
+    @property
+    def from_values(self) -> bool:
+        return any(isinstance(o, Objective) and o.from_values for o in (self.f, self.g))
+
+    def check_lam(self, lam: Any, name: str = "lam") -> np.ndarray:
+        n_lam = getattr(self.f, "n_lam", None)
+        check = _arrays.hyperparameters if self.native else _arrays.vector
+        if n_lam is None:
+            n_lam = getattr(self.g, "n_lam", None) or np.size(lam)
+        return check(lam, n_lam, name, "f")
+
+    def check_theta(self, theta: Any, name: str = "theta") -> np.ndarray:
+        n_theta = getattr(self.f, "n_theta", None)
+        if n_theta is None:
+            n_theta = getattr(self.g, "n_theta", None) or np.size(theta)
+        return _arrays.vector(theta, n_theta, name, "f")
+
+    def at(self, theta: np.ndarray, lam: np.ndarray) -> Point:
+        return Point(self._linearize_f(theta, lam), self._linearize_g(theta, lam), theta, lam)
+
+
+def tolerance(problem: Problem, tol: float | None) -> float:
+    if tol is None:
+        return 1e-3 if problem.from_values else 1e-6
+    return _arrays.number(tol, "tol", positive=True)
+
+
+class Point:
+    """f and g linearised at one (θ, λ)."""
+
+    __slots__ = (
+        *("F", "G", "b", "b_norm", "direct", "direct_norm", "gradient", "hess"),
+        *("stationarity", "theta"),
+    )
+
+    def __init__(self, F: Any, G: Any, theta: np.ndarray, lam: np.ndarray):
+        self.F, self.G, self.theta = F, G, theta
+        if isinstance(F, NativeLinearization) and isinstance(G, NativeLinearization):
+            self.gradient, self.b = F.jac, G.jac
+        else:
+            self.gradient = _shaped(F.jac, theta.size, "f.linearize(...).jac")
+            self.b = _shaped(G.jac, theta.size, "g.linearize(...).jac")
+        direct = G.jac_lam
+        no_direct = direct is None or np.size(direct) == 0
+        self.direct = np.zeros(lam.size) if no_direct else _shaped(direct, lam.size, "jac_lam of g")
+        self.hess = solvers.core_operator(F)
+        self.b_norm, self.direct_norm = norm(self.b), norm(self.direct)
+        self.stationarity = norm(self.gradient)
+
+    def hypergradient(self, q: np.ndarray) -> np.ndarray:
+        """dg/dλ = ∂g/∂λ − Cᵀq."""
+        return self.direct - cross_vjp(self.F, q)
+
+    def rounding_level(self, q: np.ndarray) -> float:
+        """The error that is left when all else is exact, up to a small constant."""
+        return _EPS * (self.direct_norm + cross_scale(self.F, q))
+
+    @property
+    def noise(self) -> tuple[Noise, Noise]:
+        return getattr(self.F, "noise", EXACT), getattr(self.G, "noise", EXACT)
+
+    @property
+    def finite(self) -> bool:
+        # A sum of norms, none negative, is finite only if each of them is.
+        return math.isfinite(self.G.fun + self.b_norm + self.direct_norm + self.stationarity)
+
+
+def _shaped(value: Any, size: int, name: str) -> np.ndarray:
+    array = np.asarray(value, dtype=np.float64)
+    if array.shape != (size,):
+        raise ValueError(f"{name} has shape {array.shape}, expected {(size,)}")
+    return array
