@@ -53,6 +53,17 @@ solve_options make_options(std::vector<double> rtol, index maxiter, const py::ob
   return options;
 }
 
+/// x as the solver's block, filled with the starting point if there is one.
+block starting_from(const std::optional<block_array>& x0, block_array& x) {
+  const block solution = as_output(x);
+  if (x0) {
+    const const_block start = as_block(*x0, solution.rows, "x0");
+    require(start.cols == solution.cols, "x0 must have the shape of b");
+    std::copy_n(start.data, start.size(), solution.data);
+  }
+  return solution;
+}
+
 /// (x, report, the checkpoint: empty where none was asked for).
 py::tuple solve_cg(const Operator& a, const block_array& b, std::vector<double> rtol,
                    const Operator* m, const std::optional<block_array>& x0, index maxiter,
@@ -60,12 +71,7 @@ py::tuple solve_cg(const Operator& a, const block_array& b, std::vector<double> 
   const const_block rhs = as_block(b, a.size(), "b");
   require(m == nullptr || m->size() == a.size(), "the preconditioner has the wrong size");
   block_array x = empty_like_block(b, a.size());
-  const block solution = as_output(x);
-  if (x0) {
-    const const_block start = as_block(*x0, a.size(), "x0");
-    require(start.cols == rhs.cols, "x0 must have the shape of b");
-    std::copy_n(start.data, start.size(), solution.data);
-  }
+  const block solution = starting_from(x0, x);
   solve_options options = make_options(std::move(rtol), maxiter, monitor, rhs.rows, rhs.cols);
   block_array checkpoint(checkpoint_rtol > 0.0 ? rhs.rows : 0);
   if (checkpoint_rtol > 0.0) {
@@ -88,12 +94,7 @@ std::pair<block_array, solve_report> solve_minres(const Operator& a, const block
                                                   index maxiter, const py::object& monitor) {
   const const_block rhs = as_block(b, a.size(), "b");
   block_array x = empty_like_block(b, a.size());
-  const block solution = as_output(x);
-  if (x0) {
-    const const_block start = as_block(*x0, a.size(), "x0");
-    require(start.cols == rhs.cols, "x0 must have the shape of b");
-    std::copy_n(start.data, start.size(), solution.data);
-  }
+  const block solution = starting_from(x0, x);
   const solve_options options = make_options(std::move(rtol), maxiter, monitor, rhs.rows, rhs.cols);
   const bool warm = x0.has_value();
   solve_report report;
