@@ -20,7 +20,7 @@ def check_hypergrad(f: Any, g: Any, lam: Any, theta0: Any = None, rng: Any = 0) 
 
     Along two directions, the hypergradient's own and a random one, λ is moved a little to both
     sides, f is trained anew each time, and the slope of g is compared with direction · gradient. The
-    cost is nine trainings, whatever n_lam.
+    cost is nine trainings, whatever n_lam, and one more where the first leaves θ too far off.
 
     Parameters
     ----------
