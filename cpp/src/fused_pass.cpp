@@ -21,6 +21,17 @@ void reduce_in_order(const double* partial, index blocks, index size, double* ou
 
 }  // namespace detail
 
+void sandwich(const Matrix& x, bool intercept, const_block d, const_block v, block out,
+              int n_threads) {
+  const auto weigh = [&](index begin, index count, index, double* z, index ldz) {
+    for (index c = 0; c < v.cols; ++c) {
+      const double* weight = d.col(c % d.cols) + begin;
+      for (index i = 0; i < count; ++i) z[c * ldz + i] *= weight[i];
+    }
+  };
+  fused_pass(x, intercept, v, weigh, out, n_threads);
+}
+
 bool all_finite(const Matrix& x, int n_threads) {
   const row_blocks blocks = partition_rows(x.rows(), x.cols());
   std::vector<char> good(static_cast<std::size_t>(blocks.count()), 1);

@@ -145,14 +145,7 @@ linear_model_linearization::linear_model_linearization(std::shared_ptr<const lin
 
 void linear_model_linearization::hessian::apply(const_block v, block out) const {
   const linear_model& m = *at_.model_;
-  const double* d = at_.curvature_.data();
-  fused_pass(
-      *m.x_, m.intercept_, v,
-      [&](index begin, index count, index, double* z, index ldz) {
-        for (index c = 0; c < v.cols; ++c)
-          for (index i = 0; i < count; ++i) z[c * ldz + i] *= d[begin + i];
-      },
-      out, m.n_threads_);
+  sandwich(*m.x_, m.intercept_, {at_.curvature_.data(), m.x_->rows(), 1}, v, out, m.n_threads_);
   const index p = m.x_->cols();
   for (index c = 0; c < v.cols; ++c)
     for (index j = 0; j < p; ++j) out.col(c)[j] += at_.strength_[j] * v.col(c)[j];

@@ -68,6 +68,12 @@ void fused_pass(const Matrix& x, bool intercept, const_block v, RowOp&& row_op, 
   }
 }
 
+/// out = [X 1]ᵀ (D ∘ ([X 1] V)): the product with the Hessian of a data term, for one or more
+/// models at once. D is n × m, a column of weights for each model, and column c of V belongs to
+/// model c mod m. V and out are (p + intercept) × k and do not overlap.
+void sandwich(const Matrix& x, bool intercept, const_block d, const_block v, block out,
+              int n_threads);
+
 /// out_j = Σ_i d_i x_ij², the last entry Σ_i d_i if there is an intercept. Cost: one read of X.
 void weighted_squares(const Matrix& x, bool intercept, const double* d, double* out, int n_threads);
 
