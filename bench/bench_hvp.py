@@ -40,7 +40,7 @@ def main() -> None:
 
     rounds = args.rounds or (5 if args.quick else 21)
     info = ig.build_info()
-    print(f"threads {args.threads}, simd {info['simd']}, blas {info['blas']}, medians of {rounds}")
+    print(f"threads {args.threads}, simd {info['simd']}, medians of {rounds}")
     print(
         f"{'X':>14} {'dtype':>8} {'order':>5} {'read GB/s':>10} {'ours GB/s':>10} "
         f"{'numpy GB/s':>10} {'ours/read':>10} {'speed-up':>9}"

@@ -28,7 +28,6 @@
 #include "implicitgrad/multiversion.hpp"
 #include "implicitgrad/parallel.hpp"
 #include "implicitgrad/runtime.hpp"
-#include "test_blas.hpp"
 
 #ifdef __linux__
 #include <sys/mman.h>
@@ -216,7 +215,7 @@ void weighted_squares(benchmark::State& state, shape s, layout order, int thread
   });
 }
 
-/// Bound by flops in BLAS, which uses threads of its own: see the GFLOPS.
+/// Bound by flops: see the GFLOPS.
 template <class T>
 void weighted_gram(benchmark::State& state, shape s, layout order, int threads) {
   const problem<T>& p = cached_problem<T>(s, order);
@@ -278,9 +277,7 @@ void register_for_type() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  implicitgrad::testing::fill_blas();
   benchmark::AddCustomContext("simd", implicitgrad::simd_level());
-  benchmark::AddCustomContext("blas", implicitgrad::testing::blas_name());
   register_for_type<double>();
   register_for_type<float>();
   benchmark::Initialize(&argc, argv);

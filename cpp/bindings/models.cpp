@@ -108,7 +108,12 @@ void register_models(py::module_& m) {
            }),
            py::arg("x"), py::arg("y"), py::arg("weights"), py::arg("loss"), py::arg("fixed"),
            py::arg("n_groups"), py::arg("group"), py::arg("intercept"), py::arg("n_threads"))
-      .def("linearize", &linearize);
+      .def("linearize", &linearize)
+      .def("smooth", [](const linear_model& f) {
+        py::gil_scoped_release release;
+        const smoothness& s = f.smooth();
+        return std::isfinite(s.hess) && std::isfinite(s.third);
+      });
 
   py::class_<linearization, std::shared_ptr<linearization>>(m, "Linearization")
       .def_property_readonly("fun", &linearization::fun)
@@ -123,6 +128,13 @@ void register_models(py::module_& m) {
                              })
       .def_property_readonly("strength",
                              [](const linearization& at) { return copy_vector(at.strength()); })
+      .def("costs",
+           [](const linearization& at, double nats) {
+             const problem_shape shape = at.shape();
+             const sketch_plan plan = best_sketch(shape, nats);
+             return py::make_tuple(cost::product(shape), direct(shape),
+                                   plan.rows > 0 ? plan.total : HUGE_VAL);
+           })
       .def("errors",
            [](const linearization& at) {
              py::gil_scoped_release release;

@@ -4,7 +4,6 @@
 PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   using namespace implicitgrad::python;
   register_runtime(m);
-  register_blas(m);
   register_operators(m);
   register_solvers(m);
   register_models(m);

@@ -74,6 +74,8 @@ void register_operators(py::module_& m) {
   py::class_<Operator, std::shared_ptr<Operator>>(m, "Operator")
       .def_property_readonly("size", &Operator::size)
       .def_property_readonly("dense_products", &Operator::dense_products)
+      .def_property_readonly("rows_can_be_sampled",
+                             [](const Operator& a) { return a.sampled() != nullptr; })
       .def("apply", &apply)
       .def("dense", &dense);
   py::class_<callback_operator, Operator, std::shared_ptr<callback_operator>>(m, "CallbackOperator")

@@ -7,7 +7,6 @@ namespace py = pybind11;
 namespace implicitgrad::python {
 
 void register_runtime(py::module_& m);
-void register_blas(py::module_& m);
 void register_operators(py::module_& m);
 void register_solvers(py::module_& m);
 void register_models(py::module_& m);

@@ -6,6 +6,7 @@
 
 #include "arrays.hpp"
 #include "implicitgrad/solvers/cg.hpp"
+#include "implicitgrad/solvers/kept_preconditioner.hpp"
 #include "implicitgrad/solvers/minres.hpp"
 #include "implicitgrad/solvers/neumann.hpp"
 #include "register.hpp"
@@ -38,6 +39,14 @@ const char* name_of(solve_status status) {
   return "";
 }
 
+preconditioning preconditioning_named(const std::string& kind) {
+  if (kind == "auto") return preconditioning::automatic;
+  if (kind == "jacobi") return preconditioning::jacobi;
+  if (kind == "sketch") return preconditioning::sketch;
+  require(kind == "gram", "preconditioner must be 'auto', 'jacobi', 'sketch' or 'gram'");
+  return preconditioning::exact;
+}
+
 /// The Python monitor is called as monitor(iteration, residual, x) and returns true to stop.
 solve_options make_options(std::vector<double> rtol, index maxiter, const py::object& monitor,
                            index size, index columns) {
@@ -64,13 +73,13 @@ block starting_from(const std::optional<block_array>& x0, block_array& x) {
   return solution;
 }
 
-/// (x, report, the checkpoint: empty where none was asked for).
-py::tuple solve_cg(const Operator& a, const block_array& b, std::vector<double> rtol,
-                   const Operator* m, const std::optional<block_array>& x0, index maxiter,
-                   const py::object& monitor, double checkpoint_rtol) {
-  const const_block rhs = as_block(b, a.size(), "b");
-  require(m == nullptr || m->size() == a.size(), "the preconditioner has the wrong size");
-  block_array x = empty_like_block(b, a.size());
+/// (x, report, the checkpoint: empty where none was asked for), from solve(b, x, warm, options).
+template <class Solve>
+py::tuple with_checkpoint(const block_array& b, index size, std::vector<double> rtol,
+                          const std::optional<block_array>& x0, index maxiter,
+                          const py::object& monitor, double checkpoint_rtol, Solve&& solve) {
+  const const_block rhs = as_block(b, size, "b");
+  block_array x = empty_like_block(b, size);
   const block solution = starting_from(x0, x);
   solve_options options = make_options(std::move(rtol), maxiter, monitor, rhs.rows, rhs.cols);
   block_array checkpoint(checkpoint_rtol > 0.0 ? rhs.rows : 0);
@@ -83,9 +92,34 @@ py::tuple solve_cg(const Operator& a, const block_array& b, std::vector<double> 
   solve_report report;
   {
     py::gil_scoped_release release;
-    report = cg<host_space>(a, m, rhs, solution, warm, options);
+    report = solve(rhs, solution, warm, options);
   }
   return py::make_tuple(std::move(x), std::move(report), std::move(checkpoint));
+}
+
+py::tuple solve_cg(const Operator& a, const block_array& b, std::vector<double> rtol,
+                   const Operator* m, const std::optional<block_array>& x0, index maxiter,
+                   const py::object& monitor, double checkpoint_rtol) {
+  require(m == nullptr || m->size() == a.size(), "the preconditioner has the wrong size");
+  return with_checkpoint(b, a.size(), std::move(rtol), x0, maxiter, monitor, checkpoint_rtol,
+                         [&](const_block rhs, block x, bool warm, const solve_options& options) {
+                           return cg<host_space>(a, m, rhs, x, warm, options);
+                         });
+}
+
+const sampled_hessian& sampled(const Operator& a) {
+  require(a.sampled() != nullptr, "the rows of this Hessian cannot be sampled");
+  return *a.sampled();
+}
+
+py::tuple solve_kept(kept_preconditioner& kept, const Operator& a, const block_array& b,
+                     std::vector<double> rtol, const std::optional<block_array>& x0, index maxiter,
+                     const py::object& monitor, double checkpoint_rtol) {
+  const sampled_hessian& at = sampled(a);
+  return with_checkpoint(b, a.size(), std::move(rtol), x0, maxiter, monitor, checkpoint_rtol,
+                         [&](const_block rhs, block x, bool warm, const solve_options& options) {
+                           return kept.solve(at, rhs, x, warm, options);
+                         });
 }
 
 std::pair<block_array, solve_report> solve_minres(const Operator& a, const block_array& b,
@@ -135,6 +169,19 @@ void register_solvers(py::module_& m) {
   m.def("cg", &solve_cg, py::arg("a"), py::arg("b"), py::arg("rtol"),
         py::arg("preconditioner").none(true), py::arg("x0"), py::arg("maxiter"), py::arg("monitor"),
         py::arg("checkpoint_rtol") = 0.0);
+  py::class_<kept_preconditioner, std::shared_ptr<kept_preconditioner>>(m, "KeptPreconditioner")
+      .def(py::init([](const std::string& kind, std::uint64_t seed) {
+             return std::make_shared<kept_preconditioner>(preconditioning_named(kind), seed);
+           }),
+           py::arg("kind"), py::arg("seed"))
+      .def("prepare",
+           [](kept_preconditioner& kept, const Operator& a, double nats) {
+             py::gil_scoped_release release;
+             return kept.prepare(sampled(a), nats);
+           })
+      .def_property_readonly("rows", &kept_preconditioner::rows)
+      .def("solve", &solve_kept, py::arg("a"), py::arg("b"), py::arg("rtol"), py::arg("x0"),
+           py::arg("maxiter"), py::arg("monitor"), py::arg("checkpoint_rtol") = 0.0);
   m.def("minres", &solve_minres, py::arg("a"), py::arg("b"), py::arg("rtol"), py::arg("x0"),
         py::arg("maxiter"), py::arg("monitor"));
   m.def("neumann", &solve_neumann, py::arg("a"), py::arg("b"), py::arg("rtol"),

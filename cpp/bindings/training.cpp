@@ -2,6 +2,7 @@
 #include <utility>
 
 #include "arrays.hpp"
+#include "implicitgrad/linear_model.hpp"
 #include "implicitgrad/trainers/newton.hpp"
 #include "register.hpp"
 
@@ -68,9 +69,11 @@ const char* name_of(train_status status) {
   return "";
 }
 
+/// `kept` is the objective's preconditioner; None leaves the choice of the method to `direct`.
 std::pair<py::array_t<double>, train_report> train(const Objective& f, const block_array& theta0,
                                                    const block_array& lam, double tol,
-                                                   index maxiter, bool direct) {
+                                                   index maxiter, bool direct,
+                                                   kept_preconditioner* kept) {
   require(theta0.size() == f.n_theta(), "theta0 has the wrong length");
   require(lam.size() == f.n_lam(), "lam has the wrong length");
   py::array_t<double> theta(theta0.size(), theta0.data());
@@ -79,7 +82,9 @@ std::pair<py::array_t<double>, train_report> train(const Objective& f, const blo
   train_report report;
   {
     py::gil_scoped_release release;
-    report = newton(f, x, hyper, {tol, maxiter, direct});
+    const auto method =
+        kept ? train_method::automatic : (direct ? train_method::direct : train_method::krylov);
+    report = newton(f, x, hyper, {tol, maxiter, method, kept});
   }
   return {std::move(theta), report};
 }
@@ -96,9 +101,13 @@ void register_training(py::module_& m) {
       .def_readonly("evaluations", &train_report::evaluations)
       .def_readonly("products", &train_report::products)
       .def_readonly("fun", &train_report::fun)
-      .def_readonly("stationarity", &train_report::stationarity);
+      .def_readonly("stationarity", &train_report::stationarity)
+      .def_property_readonly("at", [](const train_report& r) {
+        return std::const_pointer_cast<linear_model_linearization>(
+            std::dynamic_pointer_cast<const linear_model_linearization>(r.at));
+      });
   m.def("train", &train, py::arg("objective"), py::arg("theta0"), py::arg("lam"), py::arg("tol"),
-        py::arg("maxiter"), py::arg("direct"));
+        py::arg("maxiter"), py::arg("direct"), py::arg("kept").none(true));
 }
 
 }  // namespace implicitgrad::python

@@ -5,10 +5,9 @@
 #include <cmath>
 #include <utility>
 
-#include "implicitgrad/blas.hpp"
-#include "implicitgrad/errors.hpp"
 #include "implicitgrad/runtime.hpp"
 #include "implicitgrad/space.hpp"
+#include "implicitgrad/triangular.hpp"
 
 namespace implicitgrad {
 
@@ -19,12 +18,6 @@ constexpr int power_steps = 8;
 
 bool settled(int step, double estimate, double before) {
   return step >= 2 && std::abs(estimate - before) <= 0.02 * std::abs(estimate);
-}
-
-/// BLAS counts entries in 32 bits.
-index checked(index n) {
-  require(n <= 46340, "cholesky is for at most 46340 parameters; use cg");
-  return n;
 }
 
 /// y = A x, A's lower triangle stored by columns.
@@ -43,20 +36,19 @@ void symmetric_product(index n, const double* a, const double* x, double* y) {
 }
 
 /// Factors lower(A) + shift·I into `factor`; false where it is not positive definite.
-bool factorise(index n, const std::vector<double>& a, double shift, std::vector<double>& factor) {
+bool factorise(index n, const std::vector<double>& a, double shift, std::vector<double>& factor,
+               int n_threads) {
   poll_interrupt();
   factor = a;
   for (index i = 0; i < n; ++i) factor[i * n + i] += shift;
-  const int size = static_cast<int>(n);
-  int info = 0;
-  blas().dpotrf("L", &size, factor.data(), &size, &info);
-  return info == 0;
+  return cholesky_decompose(n, factor.data(), n_threads);
 }
 
 }  // namespace
 
 cholesky_factor::cholesky_factor(const Operator& a)
-    : n_(checked(a.size())),
+    : n_(a.size()),
+      n_threads_(a.n_threads()),
       dense_(static_cast<std::size_t>(n_ * n_)),
       scale_(static_cast<std::size_t>(n_)) {
   a.dense(dense_.data());
@@ -95,10 +87,10 @@ cholesky_factor::cholesky_factor(const Operator& a)
     rescale([&](index) { return typical; });
 
   const double noise = DBL_EPSILON * static_cast<double>(n_ + 8);
-  if (!factorise(n_, scaled, 0.0, factor_)) {
+  if (!factorise(n_, scaled, 0.0, factor_, n_threads_)) {
     // The smallest shift, among powers of two times the rounding level, that makes it definite.
     double shift = noise;
-    while (!factorise(n_, scaled, shift, factor_)) shift *= 2.0;
+    while (!factorise(n_, scaled, shift, factor_, n_threads_)) shift *= 2.0;
     verdict_ = shift <= 16.0 * noise ? definiteness::singular : definiteness::indefinite;
     if (verdict_ == definiteness::singular) return;
     // The power method on A − μI leads to the end of the spectrum that is farther from μ.
@@ -177,7 +169,7 @@ double cholesky_factor::proven_minimum(double slack) const {
   std::vector<double> factor;
   for (const double share : {0.9, 0.5, 0.1}) {
     const double shift = share * curvature_min_;
-    if (shift > backward + slack && factorise(n_, dense_, -shift, factor))
+    if (shift > backward + slack && factorise(n_, dense_, -shift, factor, n_threads_))
       return shift - backward - slack;
   }
   return 0.0;
@@ -190,9 +182,7 @@ void cholesky_factor::solve(double* v, index columns, bool unscaled) const {
       for (index i = 0; i < n_; ++i) v[c * n_ + i] *= scale_[i];
   };
   rescale();
-  const int size = static_cast<int>(n_), count = static_cast<int>(columns);
-  int info = 0;
-  blas().dpotrs("L", &size, &count, factor_.data(), &size, v, &size, &info);
+  cholesky_solve(n_, factor_.data(), v, columns);
   rescale();
 }
 

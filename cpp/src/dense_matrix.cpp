@@ -151,6 +151,14 @@ IMPLICITGRAD_KERNEL void line_square_axpy(const T* a, index stride, index lines,
   }
 }
 
+/// out = scale · line, as doubles.
+template <class T>
+IMPLICITGRAD_KERNEL void line_copy(const T* __restrict line, index length, double scale,
+                                   double* __restrict out) {
+#pragma omp simd
+  for (index j = 0; j < length; ++j) out[j] = scale * line[j];
+}
+
 /// 0 · x is 0 for a finite x and NaN otherwise; the sum keeps a NaN.
 template <class T>
 IMPLICITGRAD_KERNEL T line_zero_sum(const T* a, index stride, index lines, index length) {
@@ -237,10 +245,8 @@ void dense_matrix<T>::copy_scaled(index begin, index end, const double* scale, d
                                   index ld) const {
   const index rows = end - begin;
   if (order_ == layout::row_major) {
-    for (index i = 0; i < rows; ++i) {
-      const T* line = data_ + (begin + i) * ld_;
-      for (index j = 0; j < cols_; ++j) out[i * ld + j] = scale[i] * line[j];
-    }
+    for (index i = 0; i < rows; ++i)
+      line_copy(data_ + (begin + i) * ld_, cols_, scale[i], out + i * ld);
   } else {
     for (index j = 0; j < cols_; ++j) {
       const T* line = data_ + j * ld_ + begin;

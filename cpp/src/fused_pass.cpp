@@ -1,9 +1,5 @@
 #include "implicitgrad/fused_pass.hpp"
 
-#include <cmath>
-
-#include "implicitgrad/blas.hpp"
-
 namespace implicitgrad {
 
 namespace detail {
@@ -64,35 +60,6 @@ void weighted_squares(const Matrix& x, bool intercept, const double* d, double* 
         for (index r = begin; r < end; ++r) sum[p] += d[r];
     });
     detail::reduce_in_order(partial.data(), group, size, out, n_threads);
-  }
-}
-
-void weighted_gram(const Matrix& x, bool intercept, const double* d, double* out, int n_threads) {
-  // G = Σ over panels of (√D [X 1])ᵀ (√D [X 1]): a panel is scaled into a buffer of about 4 MB and
-  // handed to dsyrk, outside of any parallel region. Row-major, it is the transpose BLAS wants.
-  constexpr index buffer_entries = index{1} << 19;
-  const index n = x.rows(), p = x.cols(), size = p + (intercept ? 1 : 0);
-  const index panel = std::min(n, std::max<index>(256, buffer_entries / size));
-  constexpr index chunk = 64;
-  std::vector<double> buffer(static_cast<std::size_t>(panel * size));
-  std::vector<double> root(static_cast<std::size_t>(panel));
-  const int lda = static_cast<int>(size);
-  const double one = 1.0;
-  for (index begin = 0; begin < n; begin += panel) {
-    poll_interrupt();
-    const index rows = std::min(panel, n - begin);
-    const int threads = rows * size < (index{1} << 16) ? 1 : n_threads;
-    parallel_for((rows + chunk - 1) / chunk, threads, [&](index i, int) {
-      const index from = i * chunk, to = std::min(rows, from + chunk);
-      for (index r = from; r < to; ++r) root[r] = std::sqrt(d[begin + r]);
-      x.copy_scaled(begin + from, begin + to, root.data() + from, buffer.data() + from * size,
-                    size);
-      if (intercept)
-        for (index r = from; r < to; ++r) buffer[r * size + p] = root[r];
-    });
-    const int k = static_cast<int>(rows);
-    const double beta = begin == 0 ? 0.0 : 1.0;
-    blas().dsyrk("L", "N", &lda, &k, &one, buffer.data(), &lda, &beta, out, &lda);
   }
 }
 

@@ -1,11 +1,13 @@
 #include "implicitgrad/linear_model.hpp"
 
+#include <atomic>
 #include <cfloat>
 #include <cmath>
 #include <numeric>
 #include <utility>
 
 #include "implicitgrad/fused_pass.hpp"
+#include "implicitgrad/gram.hpp"
 #include "implicitgrad/losses.hpp"
 #include "implicitgrad/space.hpp"
 
@@ -106,6 +108,8 @@ linear_model_linearization::linear_model_linearization(std::shared_ptr<const lin
   const double* weights = m.weights_.empty() ? nullptr : m.weights_.data();
   const double even = 1.0 / static_cast<double>(n);
   visit_loss(m.loss_, [&](auto loss) {
+    static std::atomic<std::uint64_t> last_id{1};
+    if (loss.most_third > 0.0) curvature_id_ = ++last_id;
     fused_pass(
         *m.x_, m.intercept_, {theta, m.n_theta(), 1},
         [&](index begin, index count, index b, double* z, index) {
@@ -152,16 +156,39 @@ void linear_model_linearization::hessian::apply(const_block v, block out) const 
 }
 
 bool linear_model_linearization::hessian::diagonal(double* out) const {
-  const linear_model& m = *at_.model_;
-  weighted_squares(*m.x_, m.intercept_, at_.curvature_.data(), out, m.n_threads_);
-  for (index j = 0; j < m.x_->cols(); ++j) out[j] += at_.strength_[j];
+  const std::vector<double> squares = at_.squares();
+  std::copy(squares.begin(), squares.end(), out);
+  for (std::size_t j = 0; j < at_.strength_.size(); ++j) out[j] += at_.strength_[j];
   return true;
 }
 
 void linear_model_linearization::hessian::dense(double* out) const {
   const linear_model& m = *at_.model_;
-  weighted_gram(*m.x_, m.intercept_, at_.curvature_.data(), out, m.n_threads_);
+  std::vector<double> root;
+  root.reserve(at_.curvature_.size());
+  for (const double d : at_.curvature_) root.push_back(std::sqrt(d));
+  const std::vector<double> ones(static_cast<std::size_t>(size()), 1.0);
+  weighted_gram<double>(*m.x_, m.intercept_, root.data(), ones.data(), out, m.n_threads_);
   for (index j = 0; j < m.x_->cols(); ++j) out[j * size() + j] += at_.strength_[j];
+}
+
+std::vector<double> linear_model_linearization::squares() const {
+  const linear_model& m = *model_;
+  std::vector<double> out(static_cast<std::size_t>(m.n_theta()));
+  weighted_squares(*m.x_, m.intercept_, curvature_.data(), out.data(), m.n_threads_);
+  return out;
+}
+
+problem_shape linear_model_linearization::shape() const {
+  const Matrix& x = *model_->x_;
+  return {x.rows(), model_->n_theta(), x.bytes()};
+}
+
+std::unique_ptr<row_sketch> linear_model_linearization::sketch(index rows,
+                                                               std::uint64_t seed) const {
+  const linear_model& m = *model_;
+  return std::make_unique<row_sketch>(m.x_, m.intercept_, curvature_.data(), rows, seed,
+                                      m.n_threads_);
 }
 
 void linear_model_linearization::cross(const_block u, block out) const {

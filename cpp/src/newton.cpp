@@ -30,6 +30,15 @@ bool finite(const Linearization& at) {
   return std::all_of(at.jac().begin(), at.jac().end(), [](double g) { return std::isfinite(g); });
 }
 
+/// Whether factoring H anew in each of a handful of iterations costs less than a sketch and the two
+/// dozen products that it leaves to do.
+bool direct_training(const problem_shape& shape) {
+  const sketch_plan plan = best_sketch(shape, 30.0);
+  const double products = plan.rows > 0 ? plan.total : 200.0 * cost::product(shape);
+  constexpr double little = 1e-3;  // seconds that are not worth a thought
+  return 6.0 * direct(shape) <= std::max(products + 6.0 * cost::product(shape), little);
+}
+
 struct direction {
   std::vector<double> step;
   double curvature;  // an estimate of H's largest eigenvalue
@@ -37,7 +46,7 @@ struct direction {
 
 /// step ≈ −(H + damping·I)⁻¹∇f, a descent direction whatever H is.
 direction newton_step(const std::shared_ptr<const Linearization>& at, double damping, bool direct,
-                      double rtol, train_report& report) {
+                      double rtol, kept_preconditioner& kept, train_report& report) {
   const std::shared_ptr<const Operator> hess(at, &at->hess());
   const shifted_operator damped(hess, damping);
   const Operator& system = damping > 0.0 ? static_cast<const Operator&>(damped) : *hess;
@@ -52,11 +61,17 @@ direction newton_step(const std::shared_ptr<const Linearization>& at, double dam
     factor.apply(gradient, {step.data(), n, 1});
     result.curvature = factor.curvature_max();
   } else {
-    const auto m = jacobi_preconditioner::of(system);
-    const solve_options options{{rtol}, std::max<index>(100, 2 * n), {}};
-    // Met negative curvature, CG returns what it had before: still a descent direction.
-    const solve_report solve =
-        cg<host_space>(system, m.get(), gradient, {step.data(), n, 1}, false, options);
+    solve_options options{{rtol}, std::max<index>(100, 2 * n), {}};
+    options.recompute = false;  // the next gradient shows what the step was worth
+    const block x{step.data(), n, 1};
+    solve_report solve;
+    if (at->hess().sampled() && damping == 0.0) {
+      solve = kept.solve(*at->hess().sampled(), gradient, x, false, options);
+    } else {
+      // Met negative curvature, CG returns what it had before: still a descent direction.
+      const auto m = jacobi_preconditioner::of(system);
+      solve = cg<host_space>(system, m.get(), gradient, x, false, options);
+    }
     report.products += solve.products;
     result.curvature = solve.curvature_max;
   }
@@ -82,9 +97,16 @@ train_report newton(const Objective& f, double* theta, const double* lam,
     report.status = status;
     report.fun = at->fun();
     report.stationarity = largest(at->jac());
+    report.at = at;
     return report;
   };
   if (!finite(*at)) return finish(train_status::non_finite);
+
+  bool direct = options.method == train_method::direct;
+  kept_preconditioner own(preconditioning::automatic, 0);
+  kept_preconditioner& kept = options.kept ? *options.kept : own;
+  if (options.method == train_method::automatic)
+    direct = !at->hess().sampled() || direct_training(at->hess().sampled()->shape());
 
   for (;;) {
     const double gradient = largest(at->jac());
@@ -94,7 +116,7 @@ train_report newton(const Objective& f, double* theta, const double* lam,
 
     // Inexact far away, tight near the end, so that convergence stays superlinear.
     const double rtol = std::clamp(std::sqrt(gradient / start), 1e-8, 0.1);
-    const auto [step, curvature] = newton_step(at, damping, options.direct, rtol, report);
+    const auto [step, curvature] = newton_step(at, damping, direct, rtol, kept, report);
     ++report.iterations;
     const double slope = host_space::dot(n, step.data(), at->jac().data());
 
@@ -133,7 +155,7 @@ train_report newton(const Objective& f, double* theta, const double* lam,
     at = next;
     if (options.tol > 0.0 || !undamped) continue;
     // What the step was off by must be as small as what Newton's method leaves.
-    const bool solved = options.direct || rtol * moved <= 1e-12 * size;
+    const bool solved = direct || rtol * moved <= 1e-12 * size;
     if (length == 1.0 && moved <= 1e-6 * size && solved) return finish(train_status::converged);
     if (-slope <= noise && progress > 0.5) return finish(train_status::converged);
   }

@@ -6,14 +6,11 @@
 #include <chrono>
 #include <stdexcept>
 
-#include "implicitgrad/blas.hpp"
-
 namespace implicitgrad {
 
 namespace {
 
 std::atomic<void (*)()> interrupt_hook{nullptr};
-blas_table table;
 
 }  // namespace
 
@@ -41,13 +38,6 @@ void poll_interrupt() {
   if (now - last < std::chrono::milliseconds(50)) return;
   last = now;
   hook();
-}
-
-void set_blas(const blas_table& filled) { table = filled; }
-
-const blas_table& blas() {
-  if (table.dsyrk == nullptr) throw std::logic_error("the BLAS table has not been filled");
-  return table;
 }
 
 }  // namespace implicitgrad

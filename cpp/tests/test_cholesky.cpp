@@ -6,7 +6,6 @@
 #include "implicitgrad/solvers/cg.hpp"
 #include "implicitgrad/solvers/cholesky.hpp"
 #include "support.hpp"
-#include "test_blas.hpp"
 
 namespace implicitgrad::testing {
 
@@ -24,8 +23,6 @@ double worst_residual(const dense_operator& a, const std::vector<double>& b,
 }  // namespace
 
 TEST_CASE("by hand") {
-  const std::string blas = blas_name();
-  MESSAGE("BLAS: " << blas);
   const dense_operator a(2, {4.0, 2.0, 2.0, 5.0});
   const cholesky_factor factor(a);
   CHECK(factor.size() == 2);

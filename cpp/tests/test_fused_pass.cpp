@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "implicitgrad/fused_pass.hpp"
+#include "implicitgrad/gram.hpp"
 #include "support.hpp"
 
 namespace implicitgrad::testing {
@@ -223,7 +224,10 @@ TEST_CASE_TEMPLATE("weighted squares and the weighted Gram matrix", T, double, f
 
         std::vector<double> squares(size, nan), gram(size * size, 7.0);
         weighted_squares(view, intercept, d.data(), squares.data(), 1);
-        weighted_gram(view, intercept, d.data(), gram.data(), 1);
+        std::vector<double> root;
+        for (const double weight : d) root.push_back(std::sqrt(weight));
+        const std::vector<double> ones(size, 1.0);
+        weighted_gram<double>(view, intercept, root.data(), ones.data(), gram.data(), 1);
         rounding_check check;
         bool upper_untouched = true;
         for (index j = 0; j < size; ++j) {
@@ -240,9 +244,9 @@ TEST_CASE_TEMPLATE("weighted squares and the weighted Gram matrix", T, double, f
           std::vector<double> again(size, nan);
           weighted_squares(view, intercept, d.data(), again.data(), threads);
           CHECK(same_bits(squares, again));
-          // BLAS repeats itself at a fixed thread count of its own; ours plays no part in it.
           std::vector<double> gram_again(size * size, 7.0);
-          weighted_gram(view, intercept, d.data(), gram_again.data(), threads);
+          weighted_gram<double>(view, intercept, root.data(), ones.data(), gram_again.data(),
+                                threads);
           CHECK(same_bits(gram, gram_again));
         }
       }

@@ -13,6 +13,8 @@ namespace implicitgrad::testing {
 
 namespace {
 
+train_method by(bool direct) { return direct ? train_method::direct : train_method::krylov; }
+
 /// A function of θ given by its value, gradient and Hessian.
 class given_objective : public Objective {
  public:
@@ -114,7 +116,7 @@ TEST_CASE("least squares takes a step or two") {
         CAPTURE(tol);
         const auto f = d.model("squared", intercept);
         const trained t =
-            train(*f, std::vector<double>(f->n_theta(), 3.0), d.lam, {tol, 50, direct});
+            train(*f, std::vector<double>(f->n_theta(), 3.0), d.lam, {tol, 50, by(direct)});
         CHECK(t.report.status == train_status::converged);
         if (direct) CHECK(t.report.iterations <= 2);
         CHECK(d.stationarity("squared", intercept, t.theta) <= (tol > 0  ? tol
@@ -139,20 +141,20 @@ TEST_CASE("logistic models reach stationarity from near and far") {
         CAPTURE(start);
         const auto f = d.model("logistic", intercept);
         const std::vector<double> theta0(f->n_theta(), start);
-        const trained t = train(*f, theta0, d.lam, {1e-11, 200, direct});
+        const trained t = train(*f, theta0, d.lam, {1e-11, 200, by(direct)});
         CHECK(t.report.status == train_status::converged);
         CHECK(d.stationarity("logistic", intercept, t.theta) <= 1.01e-11);
-        const trained full = train(*f, theta0, d.lam, {0.0, 200, direct});
+        const trained full = train(*f, theta0, d.lam, {0.0, 200, by(direct)});
         CHECK(full.report.status == train_status::converged);
         // A step below a relative 1e-6, whose error is its square; Cholesky's steps do better.
         CHECK(d.stationarity("logistic", intercept, full.theta) <= (direct ? 1e-13 : 1e-11));
         CHECK(full.report.fun == f->linearize(full.theta.data(), d.lam.data())->fun());
 
         // From the minimum there is nothing left to do.
-        const trained again = train(*f, t.theta, d.lam, {1e-10, 200, direct});
+        const trained again = train(*f, t.theta, d.lam, {1e-10, 200, by(direct)});
         CHECK(again.report.iterations == 0);
         CHECK(same_bits(again.theta, t.theta));
-        CHECK(train(*f, full.theta, d.lam, {0.0, 200, direct}).report.iterations <= 3);
+        CHECK(train(*f, full.theta, d.lam, {0.0, 200, by(direct)}).report.iterations <= 3);
       }
 }
 
@@ -160,20 +162,20 @@ TEST_CASE("a failure is a status") {
   const data d("logistic");
   const auto f = d.model("logistic", false);
   const std::vector<double> zero(6);
-  const trained limited = train(*f, zero, d.lam, {1e-12, 1, true});
+  const trained limited = train(*f, zero, d.lam, {1e-12, 1, by(true)});
   CHECK(limited.report.status == train_status::iteration_limit);
   CHECK(limited.report.iterations == 1);
   CHECK(limited.report.fun < f->linearize(zero.data(), d.lam.data())->fun());
   // No floating-point θ has a gradient this small; the search must end all the same.
-  const trained impossible = train(*f, zero, d.lam, {1e-300, 200, true});
+  const trained impossible = train(*f, zero, d.lam, {1e-300, 200, by(true)});
   CHECK(impossible.report.status != train_status::converged);
   CHECK(d.stationarity("logistic", false, impossible.theta) <= 1e-13);
 
   const data s("squared");
   const std::vector<double> far(6, 1e200);
-  const trained overflow = train(*s.model("squared", false), far, s.lam, {1e-8, 50, true});
+  const trained overflow = train(*s.model("squared", false), far, s.lam, {1e-8, 50, by(true)});
   CHECK(overflow.report.status == train_status::non_finite);
-  CHECK(train(*f, std::vector<double>(6, nan), d.lam, {1e-8, 50, true}).report.status ==
+  CHECK(train(*f, std::vector<double>(6, nan), d.lam, {1e-8, 50, by(true)}).report.status ==
         train_status::non_finite);
 }
 
@@ -186,7 +188,7 @@ TEST_CASE("separable data without a penalty: no minimum, no hang, no NaN") {
                                      std::vector<double>{}, "logistic", penalty{}, false, 1);
   for (const bool direct : {true, false})
     for (const double tol : {0.0, 1e-12}) {
-      const trained t = train(*f, {0.0, 0.0}, {}, {tol, 200, direct});
+      const trained t = train(*f, {0.0, 0.0}, {}, {tol, 200, by(direct)});
       CHECK(std::isfinite(t.theta[0]));
       CHECK(std::isfinite(t.report.fun));
       CHECK(t.report.stationarity < 1e-3);
@@ -209,14 +211,14 @@ TEST_CASE("functions that are not convex: descent all the way to a minimum") {
   for (const bool direct : {true, false}) {
     CAPTURE(direct);
     for (const double start : {0.1, -0.2, 0.57, 4.0, 1e-6}) {
-      const trained t = train(well, {start}, {}, {1e-10, 200, direct});
+      const trained t = train(well, {start}, {}, {1e-10, 200, by(direct)});
       CAPTURE(start);
       CHECK(t.report.status == train_status::converged);
       CHECK(std::abs(t.theta[0]) == doctest::Approx(1.0).epsilon(1e-9));
     }
     for (const std::vector<double>& start :
          {std::vector<double>{-1.2, 1.0}, {0.0, 0.0}, {2.0, -3.0}}) {
-      const trained t = train(valley, start, {}, {1e-9, 500, direct});
+      const trained t = train(valley, start, {}, {1e-9, 500, by(direct)});
       CHECK(t.report.status == train_status::converged);
       CHECK(largest_difference(t.theta, {1.0, 1.0}) <= 1e-7);
     }

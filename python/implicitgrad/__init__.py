@@ -73,22 +73,19 @@ def build_info() -> dict[str, Any]:
     -------
     dict
         version, compiler, cxx_standard, simd (the level of the kernels in use), openmp (date of the
-        specification), threads (default n_threads), blas (where BLAS and LAPACK come from), numpy
-        and scipy (versions).
+        specification), threads (default n_threads), numpy and scipy (versions).
 
     Examples
     --------
     >>> import implicitgrad as ig
     >>> sorted(ig.build_info())[:3]
-    ['blas', 'compiler', 'cxx_standard']
+    ['compiler', 'cxx_standard', 'numpy']
     """
     import numpy
     import scipy
 
-    blas = scipy.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return {
         **_core.build_info(),
-        "blas": f"scipy.linalg ({blas.get('name', 'unknown')} {blas.get('version', '')})".strip(),
         "numpy": numpy.__version__,
         "scipy": scipy.__version__,
     }

@@ -30,12 +30,6 @@ POLISH_STEPS = 3
 STEP_RTOL = 0.01  # of s and Δq by a factor of H, which solves to far below this at no cost
 
 
-def adjoint_rtol(tol: float, condition: float) -> float:
-    """The residual of q that should make the hypergradient accurate to tol, for a Krylov method: a
-    small residual hides an error that is larger by up to √condition in energy."""
-    return max(1e-13, tol * min(0.1, 1 / math.sqrt(condition)))
-
-
 def correction_rtol(*conditions: float) -> float:
     """The residual at which a Krylov method knows s and Δq to a digit or two."""
     return max(1e-12, min(STEP_RTOL, 0.1 / max(conditions) ** 0.75))
@@ -185,7 +179,7 @@ class Linear:
 def linear_part(
     point: Any, q: np.ndarray, solution: Any, solver: Any, goal: Goal, rtol: float
 ) -> Linear:
-    """The linear part of the error, from the solve itself: the residual fell by a factor of 20 after
+    """The linear part of the error, from the solve itself: the residual fell by a factor of 4 or 20 after
     the checkpoint, and what that changed in the hypergradient is the error that it had. Goes on while
     that is not a small share of what is allowed."""
     grad, nhev = point.hypergradient(q), 0
@@ -195,7 +189,7 @@ def linear_part(
         if error <= 0.3 * allowed or solution.status == "stagnated" or attempt == POLISH_STEPS:
             break
         rtol = max(1e-15, rtol * min(0.1, 0.1 * allowed / error))
-        solution = solver.solve(point.hess, point.b, [0.05 * rtol], q, rtol)
+        solution = solver.solve(point.hess, point.b, [solver.ahead * rtol], q, rtol)
         nhev += solution.nhev
         q = solution.x
         grad = point.hypergradient(q)

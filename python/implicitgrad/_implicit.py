@@ -16,7 +16,6 @@ from ._certificate import (
     POLISH_STEPS,
     STEP_RTOL,
     Goal,
-    adjoint_rtol,
     certify,
     correction_rtol,
     linear_part,
@@ -193,8 +192,8 @@ def _solve(
         solution = solver.solve(hess, both, [max(0.1 * tol, 1e-14), STEP_RTOL])
         q, s = solution.x[:, 0], solution.x[:, 1]
     elif isinstance(solver, solvers.CG) and not as_asked:
-        rtol = adjoint_rtol(tol, solver.worst_condition(point.F))
-        solution = solver.solve(hess, point.b, [0.05 * rtol], adjoint0, rtol)
+        rtol = solver.adjoint_rtol(tol, point.F)
+        solution = solver.solve(hess, point.b, [solver.ahead * rtol], adjoint0, rtol)
         q = solution.x
     else:
         rtol = min(0.1, max(0.1 * tol, 1e-14))
@@ -219,7 +218,7 @@ def _solve(
     # How wrong that is; and a better answer, where one is wanted and at hand.
     checker = solver
     if not isinstance(solver, solvers.Cholesky) or options.damping:
-        checker = solvers.make_checker(solver, point.hess, solution, as_asked)
+        checker = solvers.make_checker(solver, point.hess, point.F, solution, as_asked)
         if checker is not solver:
             answer.nhev += checker.setup(point.hess)
     if isinstance(checker, solvers.Cholesky):

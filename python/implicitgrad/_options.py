@@ -13,6 +13,9 @@ from scipy.optimize import OptimizeWarning
 from . import _arrays
 
 
+PRECONDITIONERS = ("auto", "jacobi", "sketch", "gram", "none")
+
+
 @dataclass(frozen=True)
 class Options:
     maxiter: int | None = None
@@ -48,13 +51,13 @@ class Options:
         if self.stop is not None and not callable(self.stop):
             _arrays.number(self.stop, "stop", positive=True)
         if isinstance(self.preconditioner, str):
-            _arrays.choice(self.preconditioner, "preconditioner", ("auto", "jacobi", "none"))
+            _arrays.choice(self.preconditioner, "preconditioner", PRECONDITIONERS)
         elif self.preconditioner is not None and not (
             callable(self.preconditioner) or hasattr(self.preconditioner, "__matmul__")
         ):
             raise TypeError(
-                "preconditioner must be 'auto', 'jacobi', 'none', None, an operator or a function, "
-                f"found {self.preconditioner!r}"
+                f"preconditioner must be {', '.join(map(repr, PRECONDITIONERS))}, None, an operator "
+                f"or a function, found {self.preconditioner!r}"
             )
         try:
             np.random.default_rng(self.rng)
@@ -62,6 +65,11 @@ class Options:
             raise TypeError(
                 f"rng must be a seed or a numpy.random.Generator, found {self.rng!r}"
             ) from None
+
+    @property
+    def seed(self) -> int:
+        """`rng` as a seed of the core's own generator."""
+        return 0 if self.rng == 0 else int(np.random.default_rng(self.rng).integers(1, 2**63))
 
 
 DEFAULT = Options()

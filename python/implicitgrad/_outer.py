@@ -12,7 +12,7 @@ import numpy as np
 import scipy.optimize
 from scipy.optimize import Bounds, OptimizeResult, OptimizeWarning
 
-from . import _arrays, _implicit, _options, _result, _train, solvers
+from . import _arrays, _core, _implicit, _options, _result, _train, solvers
 from ._callback import takes_intermediate_result
 from ._problem import Problem, tolerance
 
@@ -107,6 +107,7 @@ class HyperObjective:
         self.training: OptimizeResult | None = None
         self._adjoint: np.ndarray | None = None
         self._lam: np.ndarray | None = None
+        self._kept = _core.KeptPreconditioner("auto", 0)
 
     def __call__(self, lam: Any) -> tuple[float, np.ndarray]:
         """(h(λ), dh/dλ), shapes () and (n_lam,)."""
@@ -149,7 +150,9 @@ class HyperObjective:
         self._lam = None
         starts = [self._theta0] if self.theta is None else [self.theta, self._theta0]
         for start in starts:
-            self.training = _train.solve(self._problem.f, lam, start, self._train_tol, 200)
+            self.training = _train.solve(
+                self._problem.f, lam, start, self._train_tol, 200, self._kept
+            )
             self.nhev += self.training.nhev
             if self.training.success:
                 self.theta = self.training.x

@@ -74,11 +74,16 @@ def train(
 
 
 def solve(
-    f: Any, lam: np.ndarray, theta0: np.ndarray, tol: float | None, maxiter: int
+    f: Any,
+    lam: np.ndarray,
+    theta0: np.ndarray,
+    tol: float | None,
+    maxiter: int,
+    kept: Any = None,
 ) -> OptimizeResult:
-    """`train` for arguments that have been validated."""
+    """`train` for arguments that have been validated, with the preconditioner that earlier ones left."""
     native = is_native(f)
-    direct = theta0.size <= (solvers.DIRECT_NATIVE if native else solvers.DIRECT_CALLABLE)
+    direct = theta0.size <= solvers.DIRECT_CALLABLE  # where there is a choice
     if native:
         core, hyper = f._core, lam if f.n_lam else lam[:0]
     else:
@@ -89,9 +94,12 @@ def solve(
             return float(here.fun), np.asarray(here.jac, float), solvers.core_operator(here)
 
         core, hyper = _core.CallbackObjective(at, theta0.size), lam[:0]
-    theta, report = _core.train(core, theta0, hyper, tol or 0.0, maxiter, direct)
+    if native and kept is None:
+        kept = _core.KeptPreconditioner("auto", 0)
+    theta, report = _core.train(core, theta0, hyper, tol or 0.0, maxiter, direct, kept)
     if native:
         f._passed(report.status != "non_finite")
+        f._remember(theta, hyper, report.at, kept)
     found = {"stationarity": report.stationarity, "nit": report.iterations}
     return OptimizeResult(
         x=theta,

@@ -59,13 +59,21 @@ class NativeLinearization(Linearization):
 
     noise = EXACT
 
-    def __init__(self, core: Any):
+    def __init__(self, core: Any, kept: Any = None):
         self._core = core
+        self._kept = {} if kept is None else {("auto", 0): kept}
         self.fun: float = core.fun
         self.jac: np.ndarray = core.jac
         self.jac_lam: np.ndarray = core.jac_lam
         self._hess: LinearOperator | None = None
         self._cross: LinearOperator | None = None
+
+    def preconditioner(self, kind: str, seed: int) -> Any:
+        """The preconditioner of the solves at this point, built when it is first asked for; that of
+        the training which ended here, if there was one."""
+        if (kind, seed) not in self._kept:
+            self._kept[kind, seed] = _core.KeptPreconditioner(kind, seed)
+        return self._kept[kind, seed]
 
     @property
     def hess(self) -> LinearOperator:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 import numpy as np
 
-from . import _arrays, _blas, _core  # noqa: F401
+from . import _arrays, _core
 from .linearization import NativeLinearization
 from .penalties import L2
 
@@ -51,7 +52,8 @@ class LinearModel:
         )
         self.n_theta: int = self._core.n_theta
         self.n_lam: int = self._core.n_lam
-        self._last: tuple[np.ndarray, np.ndarray, NativeLinearization] | None = None
+        # The last linearisation, for each thread its own, so that threads do not disturb each other.
+        self._memory = threading.local()
 
     _targets = staticmethod(_arrays.targets)
 
@@ -85,10 +87,22 @@ class LinearModel:
         return theta, _arrays.hyperparameters(lam, self.n_lam, "lam", owner)
 
     def _linearize(self, theta: np.ndarray, lam: np.ndarray) -> NativeLinearization:
-        """`linearize` for arguments that have been validated."""
-        at = NativeLinearization(self._core.linearize(theta, lam if self.n_lam else _NO_LAM))
+        """`linearize` for arguments that have been validated. The last point's is kept: optimisers ask
+        for value, gradient and products there, and training ends where a hypergradient begins."""
+        lam = lam if self.n_lam else _NO_LAM
+        last = getattr(self._memory, "last", None)
+        if last and np.array_equal(last[0], theta) and np.array_equal(last[1], lam):
+            return last[2]
+        return self._remember(theta, lam, self._core.linearize(theta, lam))
+
+    def _remember(
+        self, theta: np.ndarray, lam: np.ndarray, core: Any, kept: Any = None
+    ) -> NativeLinearization:
+        """A linearisation of the core, with the preconditioner of the training that ended there."""
+        at = NativeLinearization(core, kept)
         if self._unchecked:
             self._passed(math.isfinite(at.fun) and bool(np.isfinite(at.jac).all()))
+        self._memory.last = theta.copy(), lam.copy(), at
         return at
 
     def _passed(self, finite: bool) -> None:
@@ -98,28 +112,18 @@ class LinearModel:
             _arrays.check_finite(np.asarray(self.X), "X")
         self._unchecked = False
 
-    def _cached(self, theta: Any, lam: Any) -> NativeLinearization:
-        """Optimisers ask for value, gradient and products at the same point: linearise it once."""
-        theta, lam = self._point(theta, lam)
-        last = self._last
-        if last and np.array_equal(last[0], theta) and np.array_equal(last[1], lam):
-            return last[2]
-        at = self._linearize(theta, lam)
-        self._last = (theta.copy(), lam.copy(), at)
-        return at
-
     def fun(self, theta: Any, lam: Any = None) -> float:
         """f(θ, λ)."""
-        return self._cached(theta, lam).fun
+        return self.linearize(theta, lam).fun
 
     def jac(self, theta: Any, lam: Any = None) -> np.ndarray:
         """∇θ f(θ, λ), shape (n_theta,)."""
-        return self._cached(theta, lam).jac.copy()
+        return self.linearize(theta, lam).jac.copy()
 
     def hessp(self, theta: Any, v: Any, lam: Any = None) -> np.ndarray:
         """∂²f/∂θ² v, shape (n_theta,)."""
         v = _arrays.vector(v, self.n_theta, "v", type(self).__name__)
-        return self._cached(theta, lam)._core.hess.apply(v)
+        return self.linearize(theta, lam)._core.hess.apply(v)
 
     def split(self, lam: Any) -> dict[str, np.ndarray]:
         """The blocks of λ by name, as views: {"penalty": shape (n_lam,)}, empty where n_lam is 0."""

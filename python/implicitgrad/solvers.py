@@ -9,19 +9,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from . import _arrays, _blas, _core  # noqa: F401
+from . import _arrays, _core
 from .linearization import NativeLinearization
 
 Monitor = Callable[[int, float, np.ndarray], bool]
 
-# Shapes up to which H is formed and factored. Natively, forming it costs n p² flops in BLAS, about as
-# much as p/20 to p/10 products, which are bound by memory: from p of about a thousand CG needs fewer.
-# A callable is asked for p products, which CG needs as well where the spectrum is spread.
-DIRECT_NATIVE, DIRECT_CALLABLE = 1000, 64
+# Up to this order the Hessian of a callable is formed and factored: p products, which CG needs as
+# well where the spectrum is spread.
+DIRECT_CALLABLE = 64
+# What a solve gains, in nats, when its cost is foreseen: the logarithm of its last residual.
+NATS = 16.0
+# Seconds of the core that a few calls from Python outweigh.
+SMALL = 2e-4
 
 
 @dataclass
@@ -57,9 +61,12 @@ def callback_operator(operator: Any, n: int) -> Any:
     return _core.CallbackOperator(apply, n)
 
 
-def is_direct(hess: Any) -> bool:
-    """Whether "auto" forms and factors this Hessian."""
-    return hess.size <= (DIRECT_NATIVE if hess.dense_products == 0 else DIRECT_CALLABLE)
+def is_direct(hess: Any, at: Any) -> bool:
+    """Whether "auto" forms and factors this Hessian: where that costs less than CG with a sketch."""
+    if isinstance(at, NativeLinearization):
+        _, direct, sketched = at._core.costs(NATS)
+        return direct <= max(sketched, SMALL)
+    return hess.size <= DIRECT_CALLABLE
 
 
 def _span(report: Any) -> tuple[float, float] | None:
@@ -71,6 +78,10 @@ def _columns(b: np.ndarray) -> int:
     return 1 if b.ndim == 1 else b.shape[1]
 
 
+# Preconditioners that an objective of the library keeps between solves.
+KEPT = ("auto", "jacobi", "sketch", "gram")
+
+
 @dataclass
 class CG:
     """Conjugate gradients, with the diagonal of H as preconditioner where it is known."""
@@ -78,6 +89,8 @@ class CG:
     maxiter: int | None = None
     preconditioner: Any = "auto"
     monitor: Monitor | None = None
+    at: Any = None  # the linearisation whose preconditioner is kept from solve to solve
+    seed: int = 0
 
     name = "cg"
     fixed_terms = False
@@ -85,6 +98,8 @@ class CG:
     def worst_condition(self, at: Any) -> float:
         """A limit on the condition number of the preconditioned Hessian, from the penalty:
         H ⪰ diag(strength). 1 where there is none, and only the solve's Ritz values can tell."""
+        if self.strong:
+            return 1.0
         strength = at._core.strength if isinstance(at, NativeLinearization) else None
         if strength is None or not strength.min() > 0 or self.diagonal is None:
             return 1.0
@@ -93,14 +108,45 @@ class CG:
             size = np.max(size)
         return float(np.max(size / strength))
 
+    @property
+    def strong(self) -> bool:
+        """Whether a sketch of the data is the preconditioner, so that each iteration gains much."""
+        return self._kept is not None and self._kept.rows > 0
+
+    @property
+    def ahead(self) -> float:
+        """How far beyond the residual that should do a solve goes, so that what it adds on the way
+        tells the error that it had there."""
+        return 0.25 if self.strong else 0.05
+
+    def adjoint_rtol(self, tol: float, at: Any) -> float:
+        """The residual of q that should make the hypergradient accurate to tol: a small residual
+        hides an error that is larger by up to √condition in energy."""
+        if self.strong:
+            return max(1e-13, 0.3 * tol)
+        return max(1e-13, tol * min(0.1, 1 / math.sqrt(self.worst_condition(at))))
+
+    @cached_property
+    def diagonal(self) -> np.ndarray | None:
+        jacobi = _core.JacobiPreconditioner.of(self._hess)
+        return None if jacobi is None else jacobi.diagonal
+
     def setup(self, hess: Any) -> int:
         """Prepare for this Hessian; returns the number of products that took."""
         given = self.preconditioner
-        self._m = self.diagonal = None
+        self._hess = hess
+        self._m = self._kept = None
         self._maxiter = self.maxiter or max(100, min(10 * hess.size, 20_000))
+        if isinstance(self.at, NativeLinearization) and hess.rows_can_be_sampled and given in KEPT:
+            self._kept = self.at.preconditioner(given, self.seed)
+            self._kept.prepare(hess, NATS)
+            return 0
+        if given in ("sketch", "gram"):
+            raise ValueError(
+                f"preconditioner = {given!r} needs one of the library's objectives, undamped"
+            )
         jacobi = _core.JacobiPreconditioner.of(hess)
         if jacobi is not None:
-            self.diagonal = jacobi.diagonal
             self._m = jacobi if isinstance(given, str) and given != "none" else None
         elif isinstance(given, str) and given == "jacobi":
             raise ValueError(
@@ -119,9 +165,11 @@ class CG:
         x0: np.ndarray | None = None,
         checkpoint_rtol: float = 0.0,
     ) -> Solution:
-        x, report, checkpoint = _core.cg(
-            *(hess, b, rtol, self._m, x0, self._maxiter, self.monitor, checkpoint_rtol)
-        )
+        rest = (x0, self._maxiter, self.monitor, checkpoint_rtol)
+        if self._kept is not None and hess.rows_can_be_sampled:
+            x, report, checkpoint = self._kept.solve(hess, b, rtol, *rest)
+        else:
+            x, report, checkpoint = _core.cg(hess, b, rtol, self._m, *rest)
         return Solution(
             *(x, report.status, report.residual, report.iterations, report.products),
             *(_span(report), report.condition, checkpoint),
@@ -321,11 +369,12 @@ def make_solver(method: Any, hess: Any, at: Any, options: Any, monitor: Monitor 
     if not isinstance(method, str):
         return Custom(method, at.hess)
     if method == "auto":
-        method = "cholesky" if is_direct(hess) and options.preconditioner == "auto" else "cg"
+        own = isinstance(options.preconditioner, str) and options.preconditioner == "auto"
+        method = "cholesky" if own and is_direct(hess, at) else "cg"
     if method == "cholesky":
         return Cholesky(monitor)
     if method == "cg":
-        return CG(options.maxiter, options.preconditioner, monitor)
+        return CG(options.maxiter, options.preconditioner, monitor, at, options.seed)
     if method == "minres":
         return Minres(options.maxiter, monitor)
     if method == "neumann":
@@ -333,13 +382,17 @@ def make_solver(method: Any, hess: Any, at: Any, options: Any, monitor: Monitor 
     return Identity()
 
 
-def make_checker(solver: Any, hess: Any, solution: Solution, as_asked: bool) -> Any:
+def make_checker(solver: Any, hess: Any, at: Any, solution: Solution, as_asked: bool) -> Any:
     """The solver for the certificate of a `solution`: a factor of H where that is cheap beside what
     has been spent, or else CG."""
-    spent = 15 * (4 + solution.nit / 4) if hess.dense_products == 0 else DIRECT_CALLABLE
-    if hess.size <= min(DIRECT_NATIVE, spent):
+    if isinstance(at, NativeLinearization):
+        product, direct, _ = at._core.costs(NATS)
+        cheap = direct <= max(product * (4 + solution.nit / 4), SMALL)
+    else:
+        cheap = hess.size <= DIRECT_CALLABLE
+    if cheap:
         return Cholesky()
-    return solver if isinstance(solver, CG) and not as_asked else CG()
+    return solver if isinstance(solver, CG) and not as_asked else CG(at=at)
 
 
 def check_method(method: Any) -> Any:

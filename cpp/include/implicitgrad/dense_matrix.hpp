@@ -19,6 +19,7 @@ class dense_matrix : public Matrix {
 
   index rows() const override { return rows_; }
   index cols() const override { return cols_; }
+  double bytes() const override { return static_cast<double>(rows_ * cols_ * sizeof(T)); }
   index panel_rows() const override { return panel_rows_; }
   void dot(index begin, index end, const double* v, index ld, index k, double* z,
            index ldz) const override;

@@ -77,8 +77,4 @@ void sandwich(const Matrix& x, bool intercept, const_block d, const_block v, blo
 /// out_j = Σ_i d_i x_ij², the last entry Σ_i d_i if there is an intercept. Cost: one read of X.
 void weighted_squares(const Matrix& x, bool intercept, const double* d, double* out, int n_threads);
 
-/// The lower triangle of out = [X 1]ᵀ D [X 1], column-major, d ≥ 0. Cost: n p² flops in BLAS, X
-/// read once, in panels of a few megabytes.
-void weighted_gram(const Matrix& x, bool intercept, const double* d, double* out, int n_threads);
-
 }  // namespace implicitgrad

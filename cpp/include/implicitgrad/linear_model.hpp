@@ -8,6 +8,7 @@
 //   l.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -15,6 +16,7 @@
 
 #include "implicitgrad/matrix.hpp"
 #include "implicitgrad/objective.hpp"
+#include "implicitgrad/solvers/kept_preconditioner.hpp"
 
 namespace implicitgrad {
 
@@ -77,7 +79,7 @@ class linear_model : public Objective, public std::enable_shared_from_this<linea
 
 /// Owns what the linear operators need: D, the strengths and ∂strength/∂λ · θ. Never an n × p
 /// array.
-class linear_model_linearization : public Linearization {
+class linear_model_linearization : public Linearization, public sampled_hessian {
  public:
   linear_model_linearization(std::shared_ptr<const linear_model> model, const double* theta,
                              const double* lam);
@@ -87,6 +89,10 @@ class linear_model_linearization : public Linearization {
   double fun() const override { return fun_; }
   const std::vector<double>& jac() const override { return jac_; }
   const Operator& hess() const override { return hess_; }
+  problem_shape shape() const override;
+  std::unique_ptr<row_sketch> sketch(index rows, std::uint64_t seed) const override;
+  std::vector<double> squares() const override;
+  std::uint64_t curvature_id() const override { return curvature_id_; }
 
   /// ∂f/∂λ_l = ½ e^{λ_l} Σ_{j in l} θ_j².
   const std::vector<double>& jac_lam() const { return jac_lam_; }
@@ -100,7 +106,7 @@ class linear_model_linearization : public Linearization {
   error_terms errors() const;
 
   /// fixed + e^{λ_{group(j)}}, one a feature: H − diag(strength) is positive semidefinite.
-  const std::vector<double>& strength() const { return strength_; }
+  const std::vector<double>& strength() const override { return strength_; }
 
   /// ‖ |C|ᵀ|q| ‖₂: the size of the terms whose sum is Cᵀq, which sets its rounding error.
   double cross_scale(const double* q) const;
@@ -114,6 +120,8 @@ class linear_model_linearization : public Linearization {
     bool diagonal(double* out) const override;
     void dense(double* out) const override;
     index dense_products() const override { return 0; }
+    int n_threads() const override { return at_.model_->n_threads_; }
+    const sampled_hessian* sampled() const override { return &at_; }
 
    private:
     const linear_model_linearization& at_;
@@ -127,6 +135,7 @@ class linear_model_linearization : public Linearization {
   std::vector<double> curvature_;     // d, one a row
   std::vector<double> strength_;      // one a feature
   std::vector<double> cross_column_;  // e^{λ_{group(j)}} θ_j, one a feature
+  std::uint64_t curvature_id_ = 1;    // always the same for the squared loss
   double theta_norm_ = 0.0, rate_ = 0.0;
 };
 

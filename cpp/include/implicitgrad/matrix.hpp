@@ -14,6 +14,9 @@ class Matrix {
   virtual index rows() const = 0;
   virtual index cols() const = 0;
 
+  /// Bytes that a pass over the data reads.
+  virtual double bytes() const { return 8.0 * static_cast<double>(rows() * cols()); }
+
   /// Rows to visit at a time so that a panel, read once from memory, is still in cache when it is
   /// used a second time.
   virtual index panel_rows() const = 0;

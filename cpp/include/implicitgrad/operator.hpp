@@ -7,6 +7,8 @@
 
 namespace implicitgrad {
 
+class sampled_hessian;
+
 class Operator {
  public:
   virtual ~Operator() = default;
@@ -25,6 +27,12 @@ class Operator {
   /// The lower triangle of A, column-major size() × size(). By default A is applied to the columns
   /// of the identity, at size() products.
   virtual void dense(double* out) const;
+
+  /// Threads that work on A may use.
+  virtual int n_threads() const { return 1; }
+
+  /// A as a Hessian of which rows can be sampled, or null.
+  virtual const sampled_hessian* sampled() const { return nullptr; }
 
   /// Products with A that dense() costs.
   virtual index dense_products() const { return size(); }

@@ -96,7 +96,11 @@ solve_report cg(const Operator& a, const Operator* m, const_block b, block x, bo
     for (index first = 0; ended == solve_status::converged;) {
       index active = k;  // columns [0, active) still take part
       while (active > 0 && done[active - 1]) --active;
-      if (active == 0) break;
+      if (active == 0) {
+        if (options.recompute) break;
+        report.residual = norm;
+        return finish(solve_status::converged);
+      }
       if (report.iterations >= options.maxiter) {
         ended = solve_status::iteration_limit;
         break;
@@ -156,11 +160,16 @@ solve_report cg(const Operator& a, const Operator* m, const_block b, block x, bo
         if (c == 0 && !checked && norm[0] <= options.checkpoint_rtol) {
           S::axpby(n, system.scale(0), x.col(0), 0.0, options.checkpoint);
           checked = true;
+          // There must be something to compare it with, however fast the residual falls.
+          done[0] = norm[0] == 0.0;
         }
       }
       if (ended == solve_status::converged &&
           system.stopped_by(options.monitor, report.iterations, norm[0]))
         ended = solve_status::stopped;
+      if (ended == solve_status::converged && options.give_up && !done[0] &&
+          options.give_up(report.iterations, norm[0]))
+        ended = solve_status::iteration_limit;
     }
   }
 }

@@ -44,6 +44,7 @@ class cholesky_factor : public Operator {
   void solve(double* v, index columns, bool unscaled) const;
 
   index n_;
+  int n_threads_;
   std::vector<double> dense_, factor_, diagonal_, scale_;
   definiteness verdict_ = definiteness::positive;
   double curvature_min_ = 0.0, curvature_max_ = 0.0;

@@ -29,6 +29,11 @@ struct solve_options {
   std::vector<double> rtol;  // one a column, relative to ‖b‖₂, or one for all
   index maxiter = 0;
   solve_monitor monitor;  // x in the solver's Space
+  // Asked after every iteration with its number and the first column's residual; true ends the
+  // solve as an iteration limit does.
+  std::function<bool(index iteration, double residual)> give_up;
+  // Without, the residual that the recurrence carries along decides, for one product less.
+  bool recompute = true;
   // Where set, the first column of x is copied here when its residual falls below this for the
   // first time: what the solve adds afterwards tells the error that it had then.
   double checkpoint_rtol = 0.0;

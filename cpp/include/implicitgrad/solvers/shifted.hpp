@@ -28,6 +28,7 @@ class shifted_operator : public Operator {
     for (index i = 0; i < size(); ++i) out[i * size() + i] += shift_;
   }
   index dense_products() const override { return a_->dense_products(); }
+  int n_threads() const override { return a_->n_threads(); }
 
  private:
   std::shared_ptr<const Operator> a_;

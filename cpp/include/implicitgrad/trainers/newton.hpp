@@ -2,18 +2,26 @@
 // algorithms 3.2 and 7.1): the inner problem θ⋆ = argmin f.
 #pragma once
 
+#include <memory>
+
 #include "implicitgrad/objective.hpp"
+#include "implicitgrad/solvers/kept_preconditioner.hpp"
 
 namespace implicitgrad {
 
 enum class train_status { converged, iteration_limit, line_search_failed, non_finite };
+
+/// How steps are solved for: by a Cholesky factor, by CG, or by what the cost model finds best
+/// (Cholesky where the Hessian is not one of sampled rows).
+enum class train_method { automatic, direct, krylov };
 
 struct train_options {
   // Stop at ‖∇f‖_∞ ≤ tol. With tol = 0: go on until a Newton step changes θ by less than a relative
   // 1e-6 (the error after it is its square) or rounding stops the descent.
   double tol = 0.0;
   index maxiter = 200;
-  bool direct = true;  // steps by Cholesky, or else by CG with the Jacobi preconditioner
+  train_method method = train_method::automatic;
+  kept_preconditioner* kept = nullptr;  // for CG where rows can be sampled; one of its own if null
 };
 
 struct train_report {
@@ -22,7 +30,8 @@ struct train_report {
   index evaluations = 0;  // linearisations
   index products = 0;     // Hessian-vector products
   double fun = 0.0;
-  double stationarity = 0.0;  // ‖∇f‖_∞
+  double stationarity = 0.0;                // ‖∇f‖_∞
+  std::shared_ptr<const Linearization> at;  // f at the θ that was found
 };
 
 /// Minimises f(·, λ) from theta, in place. Cost per iteration: one linearisation for each step

@@ -1,0 +1,52 @@
+// What work on a linear model costs, in seconds of one thread, from committed constants: never from
+// a clock, so that the same problem is always solved in the same way. Only the ratios matter, and
+// they change little with the number of threads. docs/cost-model.md sets predictions beside
+// measurements.
+#pragma once
+
+#include "implicitgrad/types.hpp"
+
+namespace implicitgrad {
+
+/// The numbers that costs depend on.
+struct problem_shape {
+  index rows = 0;      // n
+  index size = 0;      // n_theta
+  double bytes = 0.0;  // of X, read once a pass
+  // More of a product than its bytes: flops, gathers. 1 for dense X.
+  double slowness = 1.0;
+};
+
+namespace cost {
+
+/// One product with H for one vector: X is read once.
+double product(const problem_shape& shape);
+
+/// XᵀDX from m rows, in single or in double precision.
+double gram(const problem_shape& shape, index m, bool single);
+
+/// A Cholesky factor of order q, and one solve with it.
+double factor(index q);
+double solve(index q);
+
+}  // namespace cost
+
+/// How a sketch of m rows would serve.
+struct sketch_plan {
+  index rows = 0;      // 0: no sketch is worth having
+  double setup = 0.0;  // seconds to build and factor it
+  double each = 0.0;   // seconds an iteration of CG takes with it
+  double nats = 0.0;   // what an iteration gains: the residual falls by e^{−nats}
+  double total = 0.0;  // for the solve that was asked about
+};
+
+/// The sketch of exactly m rows, for a solve that is to gain `nats`.
+sketch_plan sketch_of(const problem_shape& shape, index m, double nats);
+
+/// The best number of rows. Where X has fewer rows than columns that is all of them (the dual).
+sketch_plan best_sketch(const problem_shape& shape, double nats);
+
+/// Factoring H in double precision and solving with it.
+double direct(const problem_shape& shape);
+
+}  // namespace implicitgrad

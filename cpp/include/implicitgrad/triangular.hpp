@@ -1,0 +1,17 @@
+// A = L Lᵀ for a symmetric positive definite A, and solves with it. On the tiles of the Gram
+// kernel: the same bits at any thread count, and no threads of a LAPACK beside ours.
+#pragma once
+
+#include "implicitgrad/types.hpp"
+
+namespace implicitgrad {
+
+/// Overwrites the lower triangle of A, column-major n × n, with L; false where A is not positive
+/// definite (or not finite), A being spoilt then. The upper triangle is left alone.
+/// Cost: n³/3 flops; n² words of memory beside A.
+bool cholesky_decompose(index n, double* a, int n_threads);
+
+/// b ← (L Lᵀ)⁻¹ b for each of `columns` vectors. Cost: L is read twice, 2 n² flops a column.
+void cholesky_solve(index n, const double* l, double* b, index columns);
+
+}  // namespace implicitgrad

@@ -1,0 +1,89 @@
+#include "implicitgrad/cost_model.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace implicitgrad {
+
+namespace {
+
+// One thread of a current server core; half of what two threads of one socket do together.
+constexpr double bytes_per_second = 2.5e10;
+constexpr double single_flops = 2.2e11, double_flops = 1.15e11;  // of the Gram kernel
+constexpr double factor_flops = 6e10;                            // of Cholesky's
+constexpr double start_up = 3e-6;                                // of a pass or a factorisation
+// A factor of a larger order than this is not formed: it takes more memory than it saves time.
+constexpr index largest_order = 8192;
+
+/// Dense kernels reach their speed as the order grows.
+double rate(double most, index order) {
+  const auto q = static_cast<double>(order);
+  return most * q / (q + 100.0);
+}
+
+double cube(index q) {
+  return static_cast<double>(q) * static_cast<double>(q) * static_cast<double>(q);
+}
+
+}  // namespace
+
+namespace cost {
+
+double product(const problem_shape& shape) {
+  return start_up + shape.slowness * shape.bytes / bytes_per_second;
+}
+
+double gram(const problem_shape& shape, index m, bool single) {
+  const auto p = static_cast<double>(shape.size), rows = static_cast<double>(m);
+  return start_up + rows * p * p / rate(single ? single_flops : double_flops, shape.size) +
+         4.0 * rows * p / bytes_per_second;  // copied into the buffer
+}
+
+double factor(index q) { return start_up + cube(q) / 3.0 / rate(factor_flops, q); }
+
+double solve(index q) {
+  return start_up + 8.0 * static_cast<double>(q) * static_cast<double>(q) / bytes_per_second;
+}
+
+}  // namespace cost
+
+sketch_plan sketch_of(const problem_shape& shape, index m, double nats) {
+  const index n = shape.rows, p = shape.size;
+  sketch_plan plan;
+  plan.rows = std::min(m, n);
+  if (std::min(plan.rows, p) > largest_order) return {};
+  const auto share = static_cast<double>(plan.rows) / static_cast<double>(n);
+  const double pass = cost::product(shape);
+  if (plan.rows < p) {
+    const auto rows = static_cast<double>(plan.rows);
+    plan.setup = rows * rows * static_cast<double>(p) / rate(single_flops, plan.rows) +
+                 cost::factor(plan.rows);
+    plan.each = pass * (1.0 + 2.0 * share) + cost::solve(plan.rows);
+  } else {
+    plan.setup = cost::gram(shape, plan.rows, true) + cost::factor(p);
+    plan.each = pass + cost::solve(p);
+  }
+  // Sampled without replacement, m rows leave a relative error of √(p/m · (1 − m/n)); all of them
+  // leave the rounding of single precision.
+  const double left = static_cast<double>(p) / static_cast<double>(plan.rows) * (1.0 - share);
+  plan.nats = std::clamp(-0.5 * std::log(std::max(left, 1e-8)), 0.1, 8.0);
+  plan.total = plan.setup + (std::ceil(nats / plan.nats) + 1.0) * plan.each;
+  return plan;
+}
+
+sketch_plan best_sketch(const problem_shape& shape, double nats) {
+  sketch_plan best = sketch_of(shape, shape.rows, nats);
+  for (index m = 2 * shape.size; m < shape.rows; m *= 2) {
+    const sketch_plan plan = sketch_of(shape, m, nats);
+    if (plan.rows > 0 && (best.rows == 0 || plan.total < best.total)) best = plan;
+  }
+  return best;
+}
+
+double direct(const problem_shape& shape) {
+  if (shape.size > largest_order) return HUGE_VAL;
+  return cost::gram(shape, shape.rows, false) + cost::factor(shape.size) +
+         3.0 * cost::product(shape);
+}
+
+}  // namespace implicitgrad

@@ -1,0 +1,119 @@
+#include "implicitgrad/triangular.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "implicitgrad/gram.hpp"
+#include "implicitgrad/multiversion.hpp"
+#include "implicitgrad/parallel.hpp"
+#include "implicitgrad/runtime.hpp"
+
+namespace implicitgrad {
+
+namespace {
+
+constexpr index width = gram_panel<double>::width;
+
+/// Columns [begin, end) of the rows [first, first + rows), all of L to their left being done:
+/// X ← X L_JJ⁻ᵀ for the triangular block L_JJ of those columns.
+IMPLICITGRAD_KERNEL void solve_strip(index n, double* a, index begin, index end, index first,
+                                     index rows) {
+  for (index c = begin; c < end; ++c) {
+    double* __restrict x = a + c * n + first;
+    for (index k = begin; k < c; ++k) {
+      const double* __restrict done = a + k * n + first;
+      const double l = a[k * n + c];
+#pragma omp simd
+      for (index r = 0; r < rows; ++r) x[r] -= done[r] * l;
+    }
+    const double pivot = a[c * n + c];
+#pragma omp simd
+    for (index r = 0; r < rows; ++r) x[r] /= pivot;
+  }
+}
+
+/// The triangular block itself, unblocked.
+bool decompose_block(index n, double* a, index begin, index end) {
+  for (index c = begin; c < end; ++c) {
+    double* x = a + c * n;
+    for (index k = begin; k < c; ++k) {
+      const double* done = a + k * n;
+      for (index i = c; i < end; ++i) x[i] -= done[i] * done[c];
+    }
+    if (!(x[c] > 0.0 && std::isfinite(x[c]))) return false;
+    const double pivot = x[c] = std::sqrt(x[c]);
+    for (index i = c + 1; i < end; ++i) x[i] /= pivot;
+  }
+  return true;
+}
+
+IMPLICITGRAD_KERNEL void forward(index n, const double* l, double* __restrict x) {
+  for (index j = 0; j < n; ++j) {
+    const double* __restrict column = l + j * n;
+    const double value = x[j] /= column[j];
+#pragma omp simd
+    for (index i = j + 1; i < n; ++i) x[i] -= column[i] * value;
+  }
+}
+
+IMPLICITGRAD_KERNEL void backward(index n, const double* l, double* __restrict x) {
+  for (index j = n - 1; j >= 0; --j) {
+    const double* __restrict column = l + j * n;
+    double sum = 0.0;
+#pragma omp simd reduction(+ : sum)
+    for (index i = j + 1; i < n; ++i) sum += column[i] * x[i];
+    x[j] = (x[j] - sum) / column[j];
+  }
+}
+
+}  // namespace
+
+bool cholesky_decompose(index n, double* a, int n_threads) {
+  // Left-looking, a strip's width of columns at a time: what L's columns to the left take from them
+  // is a product of strips, as in a Gram matrix.
+  gram_panel<double> done(n, n, n * (n + width) * static_cast<index>(sizeof(double)));
+  const index strips = (n + width - 1) / width;
+  const int threads = n < 8 * width ? 1 : n_threads;
+  for (index j = 0; j < strips; ++j) {
+    poll_interrupt();
+    const index begin = j * width, end = std::min(n, begin + width);
+    const auto update = [&](index strip) {
+      const index first = strip * width, rows = std::min(width, n - first);
+      alignas(64) double taken[gram_panel<double>::tile_cols * width];
+      for (index c = begin; c < end; c += gram_panel<double>::tile_cols) {
+        done.tile(strip, c, begin, taken);
+        const index columns = std::min(gram_panel<double>::tile_cols, end - c);
+        for (index t = 0; t < columns; ++t) {
+          double* x = a + (c + t) * n + first;
+          for (index r = std::max<index>(0, c + t - first); r < rows; ++r)
+            x[r] -= taken[t * width + r];
+        }
+      }
+    };
+    const auto keep = [&](index strip) {
+      const index first = strip * width, rows = std::min(width, n - first);
+      for (index c = begin; c < end; ++c)
+        for (index r = std::max<index>(0, c - first); r < rows; ++r)
+          done.at(c, first + r) = a[c * n + first + r];
+    };
+    update(j);
+    if (!decompose_block(n, a, begin, end)) return false;
+    keep(j);
+    parallel_for(strips - j - 1, threads, [&](index i, int) {
+      const index strip = j + 1 + i, first = strip * width;
+      update(strip);
+      solve_strip(n, a, begin, end, first, std::min(width, n - first));
+      keep(strip);
+    });
+  }
+  return true;
+}
+
+void cholesky_solve(index n, const double* l, double* b, index columns) {
+  for (index c = 0; c < columns; ++c) {
+    forward(n, l, b + c * n);
+    backward(n, l, b + c * n);
+  }
+}
+
+}  // namespace implicitgrad

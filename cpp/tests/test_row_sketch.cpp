@@ -1,0 +1,170 @@
+#include <doctest/doctest.h>
+
+#include <memory>
+
+#include "implicitgrad/row_subset.hpp"
+#include "implicitgrad/solvers/row_sketch.hpp"
+#include "support.hpp"
+
+using namespace implicitgrad;
+using namespace implicitgrad::testing;
+
+namespace {
+
+/// The Hessian that a sketch of all rows stands for, applied naively.
+std::vector<double> product(const Matrix& x, bool intercept, const std::vector<double>& d,
+                            const std::vector<double>& strength, const std::vector<double>& v) {
+  const index n = x.rows(), p = x.cols(), q = p + (intercept ? 1 : 0);
+  std::vector<double> out(static_cast<std::size_t>(q)), row(static_cast<std::size_t>(q), 1.0);
+  const double one = 1.0;
+  for (index i = 0; i < n; ++i) {
+    x.copy_scaled(i, i + 1, &one, row.data(), p);
+    double z = 0.0;
+    for (index j = 0; j < q; ++j) z += row[j] * v[j];
+    for (index j = 0; j < q; ++j) out[j] += d[i] * z * row[j];
+  }
+  for (index j = 0; j < p; ++j) out[j] += strength[j] * v[j];
+  return out;
+}
+
+double relative_error(const std::vector<double>& got, const std::vector<double>& want) {
+  double error = 0.0, size = 0.0;
+  for (std::size_t i = 0; i < want.size(); ++i) {
+    error += (got[i] - want[i]) * (got[i] - want[i]);
+    size += want[i] * want[i];
+  }
+  return std::sqrt(error / size);
+}
+
+struct problem {
+  problem(index n, index p, bool with_intercept, layout order)
+      : x(n, p, order, 1, static_cast<std::uint64_t>(n + p)), intercept(with_intercept) {
+    random_source random(3);
+    for (index i = 0; i < n; ++i) d.push_back((0.1 + random.unit()) / static_cast<double>(n));
+    for (index j = 0; j < p; ++j) strength.push_back(0.01 + random.unit());
+  }
+  stored_matrix<double> x;
+  bool intercept;
+  std::vector<double> d, strength;
+};
+
+}  // namespace
+
+TEST_CASE("all rows: the inverse of H to single precision, primal and dual") {
+  for (const auto& [n, p] : {std::pair<index, index>{90, 31}, {31, 90}, {1, 5}, {40, 40}, {7, 1}})
+    for (const bool intercept : {false, true})
+      for (const layout order : {layout::row_major, layout::column_major}) {
+        CAPTURE(n);
+        CAPTURE(p);
+        CAPTURE(intercept);
+        const problem at(n, p, intercept, order);
+        using view_type = std::decay_t<decltype(at.x.view())>;
+        const auto view = std::make_shared<view_type>(at.x.view());
+        row_sketch sketch(view, intercept, at.d.data(), n, 0, 2);
+        sketch.factor(at.strength);
+        CHECK(sketch.exact());
+        random_source random(4);
+        const std::vector<double> v = random.vector(sketch.size());
+        const std::vector<double> b = product(*view, intercept, at.d, at.strength, v);
+        std::vector<double> x(v.size());
+        sketch.apply(as_block(b, sketch.size()), as_block(x, sketch.size()));
+        // In the dual the intercept has a strength that H has not.
+        if (!(intercept && n < sketch.size())) CHECK(relative_error(x, v) <= 1e-4);
+        for (const double entry : x) CHECK(std::isfinite(entry));
+        // A block is its columns.
+        std::vector<double> two(b), both(2 * b.size());
+        two.insert(two.end(), v.begin(), v.end());
+        sketch.apply(as_block(two, sketch.size()), as_block(both, sketch.size()));
+        CHECK(relative_error({both.begin(), both.begin() + sketch.size()}, x) <= 1e-14);
+      }
+}
+
+TEST_CASE("new strengths: refactored as if built anew") {
+  for (const index n : {60, 12}) {
+    const problem at(n, 25, false, layout::row_major);
+    using view_type = std::decay_t<decltype(at.x.view())>;
+    const auto view = std::make_shared<view_type>(at.x.view());
+    row_sketch kept(view, false, at.d.data(), n, 0, 1), fresh(view, false, at.d.data(), n, 0, 1);
+    kept.factor(std::vector<double>(25, 1e-9));  // far beyond single precision in the dual
+    kept.factor(at.strength);
+    fresh.factor(at.strength);
+    random_source random(5);
+    const std::vector<double> v = random.vector(25);
+    std::vector<double> a(25), b(25);
+    kept.apply(as_block(v, 25), as_block(a, 25));
+    fresh.apply(as_block(v, 25), as_block(b, 25));
+    CHECK(relative_error(a, b) <= 1e-5);
+  }
+}
+
+TEST_CASE("extreme scales, zero weights and NaN leave a finite positive map") {
+  problem at(50, 12, true, layout::row_major);
+  using view_type = std::decay_t<decltype(at.x.view())>;
+  const auto view = std::make_shared<view_type>(at.x.view());
+  random_source random(6);
+  const std::vector<double> v = random.vector(13);
+  for (const double weight : {0.0, 1e-300, 1e300, testing::nan})
+    for (const double strength : {1e-300, 1e-12, 1e300}) {
+      CAPTURE(weight);
+      CAPTURE(strength);
+      row_sketch sketch(view, true, std::vector<double>(50, weight).data(), 50, 0, 1);
+      sketch.factor(std::vector<double>(12, strength));
+      std::vector<double> x(13);
+      sketch.apply(as_block(v, 13), as_block(x, 13));
+      double along = 0.0;
+      for (index i = 0; i < 13; ++i) along += x[i] * v[i];
+      CHECK(along >= 0.0);
+    }
+}
+
+TEST_CASE("stratified rows: one a stratum, in order, the same for a seed") {
+  for (const index n : {1, 2, 10, 1000})
+    for (const index m : {index{1}, (n + 1) / 2, n}) {
+      const std::vector<index> rows = stratified_rows(n, m, 7);
+      REQUIRE(static_cast<index>(rows.size()) == m);
+      for (index s = 0; s < m; ++s) {
+        CHECK(rows[s] >= s * n / m);
+        CHECK(rows[s] < (s + 1) * n / m);
+      }
+      CHECK(rows == stratified_rows(n, m, 7));
+    }
+  CHECK(stratified_rows(1000, 100, 1) != stratified_rows(1000, 100, 2));
+}
+
+TEST_CASE("a subset of rows does what those rows do") {
+  const stored_matrix<float> x(40, 9, layout::column_major, 2, 8);
+  using view_type = std::decay_t<decltype(x.view())>;
+  const auto view = std::make_shared<view_type>(x.view());
+  const std::vector<index> chosen{0, 1, 2, 7, 8, 20, 39};
+  const row_subset subset(view, chosen);
+  random_source random(9);
+  const std::vector<double> v = random.vector(9 * 2), w = random.vector(7 * 2);
+  std::vector<double> z(14), squares(9), norms(7), rows(63), out(18), one(1), row(9);
+  subset.dot(0, 7, v.data(), 9, 2, z.data(), 7);
+  subset.accumulate(0, 7, w.data(), 7, 2, out.data(), 9);
+  subset.accumulate_squares(0, 7, w.data(), squares.data());
+  subset.row_squares(0, 7, norms.data());
+  subset.copy_scaled(0, 7, w.data(), rows.data(), 9);
+  CHECK(subset.finite(0, 7));
+  std::vector<double> want_out(18), want_squares(9);
+  for (index s = 0; s < 7; ++s) {
+    const double unit = 1.0;
+    view->copy_scaled(chosen[s], chosen[s] + 1, &unit, row.data(), 9);
+    double norm = 0.0;
+    for (index j = 0; j < 9; ++j) {
+      norm += row[j] * row[j];
+      want_squares[j] += w[s] * row[j] * row[j];
+      CHECK(rows[s * 9 + j] == w[s] * row[j]);
+      for (index c = 0; c < 2; ++c) want_out[c * 9 + j] += w[c * 7 + s] * row[j];
+    }
+    CHECK(norms[s] == doctest::Approx(norm).epsilon(1e-14));
+    for (index c = 0; c < 2; ++c) {
+      double sum = 0.0;
+      for (index j = 0; j < 9; ++j) sum += row[j] * v[c * 9 + j];
+      CHECK(z[c * 7 + s] == doctest::Approx(sum).epsilon(1e-13));
+    }
+  }
+  for (index j = 0; j < 9; ++j)
+    CHECK(squares[j] == doctest::Approx(want_squares[j]).epsilon(1e-12));
+  for (index j = 0; j < 18; ++j) CHECK(out[j] == doctest::Approx(want_out[j]).epsilon(1e-12));
+}
