@@ -60,8 +60,8 @@ def interleave(
 ) -> dict[str, list[float]]:
     """Seconds of each piece of work, which take turns in every round, so that whatever else the
     machine does hits all of them. A turn begins with a pause, in which the threads of the library
-    that ran before stop spinning, and an untimed call where `warm`. Once `seconds` have passed no
-    round is begun beyond the `least`-th."""
+    that ran before stop spinning, and where `warm` an untimed call, prepared for itself. Once
+    `seconds` have passed no round is begun beyond the `least`-th."""
     found: dict[str, list[float]] = {name: [] for name in work}
     begin = time.perf_counter()
     for done in range(rounds):
@@ -71,7 +71,7 @@ def interleave(
             call = ready()
             time.sleep(0.05)
             if warm:
-                call()
+                ready()()
             start = time.perf_counter()
             call()
             found[name].append(time.perf_counter() - start)
@@ -142,5 +142,6 @@ def write(path: str | None, report: Mapping[str, Any]) -> None:
         return
     import implicitgrad as ig
 
-    whole = {"info": ig.build_info(), "versions": versions(), **report}
+    waiting = {name: os.environ.get(name) for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    whole = {"info": ig.build_info(), "versions": versions(), "openmp": waiting, **report}
     Path(path).write_text(json.dumps(whole, indent=1) + "\n")

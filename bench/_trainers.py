@@ -78,10 +78,10 @@ class Case:
         return model.coef_.ravel(), iterations
 
     def calibrate(self, name: str, give_up: float) -> Found:
-        """The loosest tolerance, in steps of √10 from ten times the goal, that reaches the goal. Ours
+        """The loosest tolerance, in steps of √10 from √10 times the goal, that reaches the goal. Ours
         is asked for the goal itself."""
         solver = name.removeprefix("scikit-learn ")
-        ladder: list[float | None] = [self.goal * 10 ** (1 - 0.5 * k) for k in range(16)]
+        ladder: list[float | None] = [self.goal * 10 ** (0.5 - 0.5 * k) for k in range(12)]
         if name == "implicitgrad":
             ladder = [self.goal]
         elif self.part == "ridge":

@@ -158,7 +158,8 @@ def training(part: str, n: int, p: int, args: Any) -> list[dict[str, Any]]:
     case = _trainers.Case(part, n, p, args.threads, TOL)
     print(
         f"\n{part}, {n} x {p}, one penalty of 1/n, {args.threads} threads; "
-        f"|grad f|_inf at zero {case.start:.1e}, wanted {case.goal:.1e}"
+        f"|grad f|_inf at zero {case.start:.1e}, wanted {case.goal:.1e}",
+        flush=True,
     )
     rows: dict[str, dict[str, Any]] = {}
     work: dict[str, _common.Ready] = {}
@@ -166,7 +167,7 @@ def training(part: str, n: int, p: int, args: Any) -> list[dict[str, Any]]:
         if not chosen(name, args):
             continue
         try:
-            found = case.calibrate(name, give_up=args.seconds)
+            found = case.calibrate(name, give_up=args.seconds / 3)
         except ImportError as missing:
             print(f"  {name}: skipped, {missing}")
             continue
@@ -180,7 +181,7 @@ def training(part: str, n: int, p: int, args: Any) -> list[dict[str, Any]]:
             "iterations": found.iterations,
         }
         work[name] = _common.always(lambda name=name, tol=found.tol: case.fit(name, tol))
-    seconds = _common.interleave(work, args.rounds, seconds=args.seconds)
+    seconds = _common.interleave(work, args.rounds, seconds=args.seconds, least=1)
     print(f"  {'':<26} {'seconds':>8} {'/ ours':>7} {'tol':>8} {'|grad f|':>8} {'iterations':>10}")
     for name, row in rows.items():
         add_times(row, seconds, name)
