@@ -42,7 +42,8 @@ def limit_threads(threads: int) -> None:
     for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
         os.environ[name] = str(threads)
     allowed = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, allowed[:threads])
+    if threads < len(allowed):
+        os.sched_setaffinity(0, allowed[:threads])
 
 
 def always(call: Callable[[], Any]) -> Ready:

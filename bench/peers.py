@@ -172,7 +172,10 @@ def training(part: str, n: int, p: int, args: Any) -> list[dict[str, Any]]:
             print(f"  {name}: skipped, {missing}")
             continue
         if not found.reached:
-            print(f"  {name}: left out, |grad f|_inf {found.slope:.1e} after {found.spent:.0f} s")
+            print(
+                f"  {name}: left out, the search for its tolerance was stopped after "
+                f"{found.spent:.0f} s at |grad f|_inf {found.slope:.1e} (--seconds allows more)"
+            )
             continue
         rows[name] = {
             "peer": name,
@@ -193,7 +196,7 @@ def training(part: str, n: int, p: int, args: Any) -> list[dict[str, Any]]:
     peers = {name: seconds[name] for name in rows if name != "implicitgrad"}
     if peers and "implicitgrad" in rows:
         fastest = min(peers, key=lambda name: float(np.median(peers[name])))
-        print(f"  fastest peer / ours: {rows[fastest]['of_ours']:.2f} ({fastest})")
+        print(f"  fastest peer measured / ours: {rows[fastest]['of_ours']:.2f} ({fastest})")
     return list(rows.values())
 
 
