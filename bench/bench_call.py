@@ -5,8 +5,6 @@ python bench/bench_call.py [--quick] [--json call.json]
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -16,25 +14,19 @@ from typing import Any
 
 import numpy as np
 
+import _common
 import implicitgrad as ig
 from implicitgrad import _core, _options, solvers
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions, a smoke run")
-    parser.add_argument("--json", default=None, help="write the numbers to this path as well")
-    args = parser.parse_args()
+    args = _common.options(__doc__, "fewer repetitions, a smoke run").parse_args()
     report = {
-        "info": ig.build_info(),
         "call_us": call_table(batches=5 if args.quick else 41),
         "import_s": import_table(runs=3 if args.quick else 11),
         "products": product_table(quick=args.quick),
     }
-    if args.json:
-        with open(args.json, "w") as file:
-            json.dump(report, file, indent=1)
-            file.write("\n")
+    _common.write(args.json, report)
 
 
 def ridge(n: int, p: int, seed: int = 0) -> tuple[Any, Any, np.ndarray]:

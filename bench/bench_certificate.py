@@ -8,14 +8,13 @@ python bench/bench_certificate.py [--quick] [--json certificate.json]
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
 from typing import Any
 
 import numpy as np
 
+import _common
 import implicitgrad as ig
 from implicitgrad import _options, solvers
 
@@ -59,10 +58,7 @@ def compare(f: Any, g: Any, theta: Any, lam: Any, method: str, tol: float, round
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="smaller and fewer, a smoke run")
-    parser.add_argument("--json", default=None, help="write the numbers to this path as well")
-    args = parser.parse_args()
+    args = _common.options(__doc__, "smaller and fewer, a smoke run").parse_args()
     n, sizes, rounds = (2_000, (100, 300), 2) if args.quick else (20_000, (100, 500, 1500), 7)
     print(f"logistic, n = {n}; certified / uncertified, medians of {rounds} rounds")
     print(f"{'p':>6} {'strength':>9} {'method':>9} {'theta':>7} {'tol':>6} {'time':>6}  products")
@@ -87,10 +83,7 @@ def main() -> None:
                             f"{p:6d} {strength:9.0e} {method:>9} {name:>7} {tol:6.0e} "
                             f"{row['time_ratio']:6.2f}  {products}{note}"
                         )
-    if args.json:
-        with open(args.json, "w") as file:
-            json.dump({"info": ig.build_info(), "rows": rows}, file, indent=1)
-            file.write("\n")
+    _common.write(args.json, {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -11,30 +11,23 @@ accumulates in float64.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
+
+import _common
 
 SHAPES = [(1_000_000, 50), (100_000, 1000), (20_000, 5000), (1000, 40_000)]
 QUICK = [(4000, 500)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one small shape, a smoke run")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser = _common.options(__doc__, "one small shape, a smoke run")
+    _common.add_threads(parser, len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=None, help="rounds per shape")
-    parser.add_argument("--json", default=None, help="write the rows to this path as well")
     args = parser.parse_args()
-    if args.threads < 1:
-        parser.error("--threads must be at least 1")
-    # BLAS reads these when NumPy is first imported, so that happens below.
-    for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
-        os.environ[name] = str(args.threads)
+    _common.limit_threads(args.threads)
 
     import implicitgrad as ig
 
@@ -57,10 +50,7 @@ def main() -> None:
                     f"{row['speedup']:9.2f}",
                     flush=True,
                 )
-    if args.json:
-        with open(args.json, "w") as file:
-            json.dump({"info": info, "threads": args.threads, "rows": rows}, file, indent=1)
-            file.write("\n")
+    _common.write(args.json, {"threads": args.threads, "rows": rows})
 
 
 def measure(n: int, p: int, dtype: str, order: str, threads: int, rounds: int) -> dict[str, Any]:
@@ -94,18 +84,9 @@ def measure(n: int, p: int, dtype: str, order: str, threads: int, rounds: int) -
     if not error < (1e-12 if dtype == "float64" else 1e-4):
         raise SystemExit(f"the two products differ by {error:.1e}")
 
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    for _ in range(rounds):
-        for name, call in work.items():
-            time.sleep(0.05)
-            call()
-            start = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - start)
+    turns = {name: _common.always(call) for name, call in work.items()}
+    seconds = _common.interleave(turns, rounds, warm=True)
     seconds["read"] = min(seconds["dot"], seconds["scan"], key=statistics.median)
-
-    def ratio(a: str, b: str) -> float:
-        return statistics.median(x / y for x, y in zip(seconds[a], seconds[b], strict=True))
 
     speed = {f"{k}_GBs": 1e-9 * X.nbytes / statistics.median(s) for k, s in seconds.items()}
     return {
@@ -114,8 +95,8 @@ def measure(n: int, p: int, dtype: str, order: str, threads: int, rounds: int) -
         "dtype": dtype,
         "order": order,
         **speed,
-        "ours_of_read": ratio("read", "ours"),
-        "speedup": ratio("numpy", "ours"),
+        "ours_of_read": _common.ratio(seconds["read"], seconds["ours"]),
+        "speedup": _common.ratio(seconds["numpy"], seconds["ours"]),
         "relative_difference": error,
     }
 
