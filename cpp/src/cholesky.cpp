@@ -5,6 +5,7 @@
 #include <cmath>
 #include <utility>
 
+#include "implicitgrad/errors.hpp"
 #include "implicitgrad/runtime.hpp"
 #include "implicitgrad/space.hpp"
 #include "implicitgrad/triangular.hpp"
@@ -18,6 +19,12 @@ constexpr int power_steps = 8;
 
 bool settled(int step, double estimate, double before) {
   return step >= 2 && std::abs(estimate - before) <= 0.02 * std::abs(estimate);
+}
+
+/// A larger factor would take more than 16 GB.
+index checked(index n) {
+  require(n <= 46340, "cholesky is for at most 46340 parameters; use cg");
+  return n;
 }
 
 /// y = A x, A's lower triangle stored by columns.
@@ -47,7 +54,7 @@ bool factorise(index n, const std::vector<double>& a, double shift, std::vector<
 }  // namespace
 
 cholesky_factor::cholesky_factor(const Operator& a)
-    : n_(a.size()),
+    : n_(checked(a.size())),
       n_threads_(a.n_threads()),
       dense_(static_cast<std::size_t>(n_ * n_)),
       scale_(static_cast<std::size_t>(n_)) {

@@ -137,6 +137,22 @@ IMPLICITGRAD_KERNEL void line_square_dot(const T* a, index stride, index lines, 
   }
 }
 
+/// out_i = Σ_j a_ij².
+template <class T>
+IMPLICITGRAD_KERNEL void line_squares(const T* a, index stride, index lines, index length,
+                                      double* out) {
+  for (index i = 0; i < lines; ++i) {
+    const T* __restrict line = a + i * stride;
+    double s = 0;
+#pragma omp simd reduction(+ : s)
+    for (index j = 0; j < length; ++j) {
+      const double x = line[j];
+      s += x * x;
+    }
+    out[i] = s;
+  }
+}
+
 /// out_j += Σ_i w_i a_ij².
 template <class T>
 IMPLICITGRAD_KERNEL void line_square_axpy(const T* a, index stride, index lines, index length,
@@ -233,11 +249,12 @@ void dense_matrix<T>::accumulate_squares(index begin, index end, const double* w
 template <class T>
 void dense_matrix<T>::row_squares(index begin, index end, double* out) const {
   const index rows = end - begin;
+  if (order_ == layout::row_major) {
+    line_squares(data_ + begin * ld_, ld_, rows, cols_, out);
+    return;
+  }
   std::fill_n(out, rows, 0.0);
-  if (order_ == layout::row_major)
-    line_square_dot(data_ + begin * ld_, ld_, rows, cols_, ones_.data(), out);
-  else
-    line_square_axpy(data_ + begin, ld_, cols_, rows, ones_.data(), out);
+  line_square_axpy(data_ + begin, ld_, cols_, rows, ones_.data(), out);
 }
 
 template <class T>

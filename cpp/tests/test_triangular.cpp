@@ -72,7 +72,7 @@ TEST_CASE("solves with several right-hand sides") {
 TEST_CASE("what is not positive definite is refused") {
   for (const index n : {1, 3, 24, 30, 100})
     for (const index bad : {index{0}, n / 2, n - 1})
-      for (const double value : {0.0, -1.0, nan, inf}) {
+      for (const double value : {0.0, -1.0, testing::nan, inf}) {
         std::vector<double> a = random_definite(n, 1.0, 9);
         a[bad * n + bad] = value;
         CAPTURE(n);

@@ -65,9 +65,8 @@ def hyperparameters(lam: Any, size: int, name: str, owner: str) -> np.ndarray:
     return array
 
 
-def matrix(X: Any, n_threads: int) -> tuple[Any, np.ndarray, bool]:
-    """X as a core matrix, the array whose memory it reads, and whether its entries are still to be
-    checked (a memmap is checked in the first pass over it).
+def matrix(X: Any) -> tuple[Any, np.ndarray]:
+    """X as a core matrix, and the array whose memory it reads; its entries are still to be checked.
 
     C- and F-ordered float64 and float32 are borrowed, rows or columns of padding included; anything
     else is converted once.
@@ -82,10 +81,7 @@ def matrix(X: Any, n_threads: int) -> tuple[Any, np.ndarray, bool]:
     if not _is_blas_layout(array):
         array = np.ascontiguousarray(array)
     handle = _core.dense_matrix(array)
-    lazy = isinstance(X, np.memmap)
-    if not lazy and not handle.all_finite(n_threads):
-        check_finite(np.asarray(array), "X")
-    return handle, array, lazy
+    return handle, array
 
 
 def _is_blas_layout(array: np.ndarray) -> bool:

@@ -179,9 +179,9 @@ class Linear:
 def linear_part(
     point: Any, q: np.ndarray, solution: Any, solver: Any, goal: Goal, rtol: float
 ) -> Linear:
-    """The linear part of the error, from the solve itself: the residual fell by a factor of 4 or 20 after
-    the checkpoint, and what that changed in the hypergradient is the error that it had. Goes on while
-    that is not a small share of what is allowed."""
+    """The linear part of the error, from the solve itself: what it changed in the hypergradient after
+    the checkpoint is the error that it had there. Goes on while that is not a small share of what is
+    allowed."""
     grad, nhev = point.hypergradient(q), 0
     for attempt in range(POLISH_STEPS + 1):
         error = norm(grad - point.hypergradient(solution.checkpoint))

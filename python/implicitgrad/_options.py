@@ -12,7 +12,6 @@ from scipy.optimize import OptimizeWarning
 
 from . import _arrays
 
-
 PRECONDITIONERS = ("auto", "jacobi", "sketch", "gram", "none")
 
 

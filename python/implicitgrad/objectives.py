@@ -33,7 +33,7 @@ class LinearModel:
         if penalty is not None and not isinstance(penalty, L2):
             raise TypeError(f"penalty must be an implicitgrad.L2 or None, found {penalty!r}")
         self.penalty = penalty
-        handle, self.X, self._unchecked = _arrays.matrix(X, self.n_threads)
+        handle, self.X = _arrays.matrix(X)
         n_rows, n_features = self.X.shape
         self.y = self._targets(y, n_rows)
         weights = _arrays.weights(sample_weight, n_rows)
@@ -52,6 +52,11 @@ class LinearModel:
         )
         self.n_theta: int = self._core.n_theta
         self.n_lam: int = self._core.n_lam
+        # A memmap is checked in the first pass over it, anything else now, while norms of its rows
+        # that bounds on errors need are computed: infinite or NaN where an entry is.
+        self._unchecked = isinstance(X, np.memmap)
+        if not self._unchecked and not self._core.smooth():
+            _arrays.check_finite(self.X, "X")
         # The last linearisation, for each thread its own, so that threads do not disturb each other.
         self._memory = threading.local()
 
