@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 
 from . import _arrays, _blas, _core  # noqa: F401
 from .linearization import NativeLinearization
@@ -128,8 +129,9 @@ class LinearModel:
 
     def __repr__(self) -> str:
         n, p = self.X.shape
+        stored = f" CSR, {self.X.nnz} stored" if scipy.sparse.issparse(self.X) else ""
         return (
-            f"{type(self).__name__}(<{n} × {p} {self.X.dtype}>, penalty={self.penalty!r}, "
+            f"{type(self).__name__}(<{n} × {p} {self.X.dtype}{stored}>, penalty={self.penalty!r}, "
             f"fit_intercept={self.fit_intercept})"
         )
 
@@ -139,9 +141,11 @@ _NO_LAM = np.empty(0)
 _PARAMETERS = """
     Parameters
     ----------
-    X : array, shape (n, p)
+    X : array or sparse array, shape (n, p)
         C- or F-ordered float64 or float32 (a memmap too) is borrowed, not copied: it must not
-        change while the objective lives. Other real dtypes and layouts are converted once.
+        change while the objective lives. So are the three arrays of a `scipy.sparse.csr_array` or
+        `csr_matrix` with int32 or int64 indices. Other real dtypes, layouts and sparse formats are
+        converted once, and so is a CSR matrix with unsorted or repeated indices.
     y : array, shape (n,)
         {y}
     penalty : L2, optional
