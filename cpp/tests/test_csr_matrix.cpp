@@ -12,8 +12,10 @@ namespace implicitgrad::testing {
 
 namespace {
 
-/// Everything narrow, or everything wide with many blocks and short prefetches.
-constexpr csr_sizes narrow_sizes{index{1} << 40, 64, 64}, wide_sizes{0, 64, 64};
+/// Everything narrow, or everything wide with many blocks, its vectors interleaved or not.
+constexpr index all = index{1} << 40;
+constexpr csr_sizes narrow_sizes{all, all, 64, 64}, wide_sizes{0, all, 64, 64},
+    separate_sizes{0, 0, 64, 64};
 
 /// A random sparse matrix and its dense copy. Some rows and columns are empty, one row is full, and
 /// some entries that are stored are zero.
@@ -58,7 +60,7 @@ void for_all(auto&& body) {
                         {50, 900, 0.02},
                         {30, 20, 0.0}}) {
     const sparse_case<T, I> x(s.n, s.p, s.density, 17);
-    for (const csr_sizes& sizes : {narrow_sizes, wide_sizes, csr_sizes{}}) {
+    for (const csr_sizes& sizes : {narrow_sizes, wide_sizes, separate_sizes, csr_sizes{}}) {
       CAPTURE(s.n);
       CAPTURE(s.p);
       CAPTURE(sizes.narrow_words);
@@ -208,7 +210,7 @@ TEST_CASE("a value that is not finite is seen") {
 
 TEST_CASE("row blocks cover the rows once and hold about equally many entries") {
   const sparse_case<double, std::int32_t> x(5003, 40, 0.2, 9);
-  for (const csr_sizes& sizes : {narrow_sizes, csr_sizes{0, 64, 640}}) {
+  for (const csr_sizes& sizes : {narrow_sizes, csr_sizes{0, 0, 64, 640}}) {
     const auto view = x.view(sizes);
     const row_blocks blocks = view.blocks(1);
     CHECK(blocks.count() > 3);

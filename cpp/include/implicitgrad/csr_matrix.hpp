@@ -23,7 +23,8 @@ namespace implicitgrad {
 
 /// Sizes in entries, or in doubles of V; a test makes them small.
 struct csr_sizes {
-  index narrow_words = index{1} << 16;   // V no larger than this: X is narrow
+  index narrow_words = index{1} << 17;   // V no larger than this: X is narrow
+  index cached_words = index{1} << 20;   // V no larger than this is interleaved
   index least_entries = index{1} << 14;  // of X in a row block, where it is narrow
   index block_entries = 10'000;          // and where it is wide, up to 50 times as many
 };
@@ -41,7 +42,9 @@ class csr_matrix : public Matrix {
   index entries() const { return static_cast<index>(indptr_[rows_]); }
   index panel_rows() const override { return panel_rows_; }
   row_blocks blocks(index k) const override;
-  bool interleaved() const override { return true; }
+  bool interleaved(index k) const override {
+    return k > 1 && (!owns_columns(k) || cols_ * k <= sizes_.cached_words);
+  }
   void dot(index begin, index end, const double* v, index ld, index k, double* z,
            index ldz) const override;
   void accumulate(index begin, index end, const double* w, index ldz, index k, double* out,

@@ -96,6 +96,7 @@ template <class RowOp>
 void tile_pass(const Matrix& x, bool intercept, arranged<const double> v, RowOp&& row_op,
                arranged<double> out, int n_threads) {
   const index p = x.cols(), k = v.k, tiles = x.cut_columns(n_threads);
+  const index at_once = x.interleaved(k) ? k : 1;
   const row_blocks blocks = x.blocks(k);
   index chunk_rows = 0;
   for (index b = 0; b < blocks.count(); b += chunk_blocks)
@@ -107,22 +108,27 @@ void tile_pass(const Matrix& x, bool intercept, arranged<const double> v, RowOp&
     poll_interrupt();
     const index group = std::min(chunk_blocks, blocks.count() - first);
     const index begin = blocks.begin(first), end = blocks.end(first + group - 1);
-    parallel_for(group, n_threads, [&](index i, int) {
-      const index b = first + i, from = blocks.begin(b), to = blocks.end(b);
-      double* z = chunk.data() + (from - begin);
-      x.dot(from, to, v.data, v.ld, k, z, chunk_rows);
-      if (intercept)
-        for (index c = 0; c < k; ++c)
-          for (index r = 0; r < to - from; ++r) z[c * chunk_rows + r] += v.at(p, c);
-      row_op(from, to - from, b, z, chunk_rows);
-    });
-    parallel_for(tiles + (intercept ? 1 : 0), n_threads, [&](index t, int) {
-      if (t < tiles)
-        x.accumulate_tile(t, tiles, begin, end, chunk.data(), chunk_rows, k, out.data, out.ld);
-      else  // the column of ones
-        for (index c = 0; c < k; ++c)
-          for (index r = 0; r < end - begin; ++r) out.at(p, c) += chunk[c * chunk_rows + r];
-    });
+    // One sweep for all vectors or, where their rows do not fit into cache, one for each.
+    for (index s = 0; s < k; s += at_once)
+      parallel_for(group, n_threads, [&](index i, int) {
+        const index from = blocks.begin(first + i), to = blocks.end(first + i);
+        double* z = chunk.data() + s * chunk_rows + (from - begin);
+        x.dot(from, to, &v.at(0, s), v.ld, at_once, z, chunk_rows);
+        if (intercept)
+          for (index c = 0; c < at_once; ++c)
+            for (index r = 0; r < to - from; ++r) z[c * chunk_rows + r] += v.at(p, s + c);
+        if (s + at_once == k)
+          row_op(from, to - from, first + i, chunk.data() + (from - begin), chunk_rows);
+      });
+    for (index s = 0; s < k; s += at_once)
+      parallel_for(tiles + (intercept ? 1 : 0), n_threads, [&](index t, int) {
+        const double* w = chunk.data() + s * chunk_rows;
+        if (t < tiles)
+          x.accumulate_tile(t, tiles, begin, end, w, chunk_rows, at_once, &out.at(0, s), out.ld);
+        else  // the column of ones
+          for (index c = 0; c < at_once; ++c)
+            for (index r = 0; r < end - begin; ++r) out.at(p, s + c) += w[c * chunk_rows + r];
+      });
   }
 }
 
@@ -140,7 +146,8 @@ void fused_pass(const Matrix& x, bool intercept, const_block v, RowOp&& row_op, 
     else
       detail::block_pass(x, intercept, in, row_op, result, n_threads);
   };
-  if (v.cols == 1 || !x.interleaved()) return pass(detail::by_columns(v), detail::by_columns(out));
+  if (v.cols == 1 || !x.interleaved(v.cols))
+    return pass(detail::by_columns(v), detail::by_columns(out));
   std::vector<double> in(static_cast<std::size_t>(v.size())), result(in.size());
   detail::rearrange(detail::by_columns(v), detail::by_rows(in.data(), v.rows, v.cols), n_threads);
   pass(detail::by_rows<const double>(in.data(), v.rows, v.cols),

@@ -25,8 +25,8 @@ class Matrix {
   virtual row_blocks blocks(index /*k*/) const { return partition_rows(rows(), cols()); }
 
   /// Whether `dot` and `accumulate` take V and out row-major, entry (j, c) at j · ld + c: for a
-  /// matrix that jumps from column to column, so that one jump brings k values.
-  virtual bool interleaved() const { return false; }
+  /// matrix that jumps from column to column, so that one jump brings k > 1 values.
+  virtual bool interleaved(index /*k*/) const { return false; }
 
   // Below, [begin, end) is a panel of rows of X; V is p × k and out p × k with columns of length
   // `ld` apart; Z and W are (end − begin) × k with columns `ldz` apart.
