@@ -45,6 +45,9 @@ def main() -> None:
     if args.threads < 1:
         parser.error("--threads must be at least 1")
 
+    # BLAS, whose idle threads spin, reads this when NumPy is first imported, which happens below.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
     import implicitgrad as ig
 
     rounds = args.rounds or (5 if args.quick else 11)
@@ -124,7 +127,7 @@ def measure(
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(rounds):
         for name, call in work.items():
-            time.sleep(0.02)
+            time.sleep(0.05)
             if name == "ours":
                 call()
             start = time.perf_counter()
