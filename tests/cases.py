@@ -8,6 +8,7 @@ from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
+import scipy.sparse
 
 import reference
 
@@ -24,6 +25,7 @@ class Case:
     weights: bool = False
     dtype: str = "float64"
     order: str = "C"
+    sparse: str = ""  # "csr", "csr64" (64-bit indices), "csc", "coo": most entries of X are zero
     labels: str = "signs"  # "signs" {-1, 1}, "zero-one" {0, 1} integers, "bool"
     penalised_outer: bool = False  # the outer loss has the same penalty: a direct part in lam
     spread: float = 1.0  # ratio of the largest to the smallest column scale: conditioning
@@ -61,6 +63,9 @@ class Case:
             raw = rng.standard_normal((n, self.p))
             z = raw @ truth + 0.3 + 0.5 * rng.standard_normal(n)
             scales = np.geomspace(1.0, self.spread, self.p)
+            if self.sparse:  # row 1 is empty, and so is the last column of the training data
+                raw *= rng.random((n, self.p)) < 0.4
+                raw[1], raw[:, -1] = 0.0, raw[:, -1] * bool(tail)
             X = np.asarray(raw * scales, dtype=self.dtype, order=self.order)
             if self.loss == "Logistic":
                 hit = z > np.median(z)
@@ -101,6 +106,10 @@ class Case:
         import implicitgrad as ig
 
         X, y, w, penalised = self._pieces(part)
+        if self.sparse:
+            X = getattr(scipy.sparse, f"{self.sparse[:3]}_array")(X)
+            if self.sparse == "csr64":
+                X.indptr, X.indices = X.indptr.astype(np.int64), X.indices.astype(np.int64)
         if penalised:
             per = self.groups() if self.penalty == "groups" else self.penalty
             kwargs["penalty"] = ig.L2(per, fixed=self.fixed)
@@ -159,6 +168,23 @@ CASES = [
     Case("logistic-597x43", LOG, 597, 43, fit_intercept=True, weights=True),
     Case("logistic-f32-f-31x17", LOG, 31, 17, "groups", dtype="float32", order="F"),
     Case("logistic-badly-scaled", LOG, 80, 8, "all", spread=100.0),
+    Case("ridge-csr-60x9", LS, 60, 9, sparse="csr"),
+    Case(
+        "ridge-csr64-f32-intercept",
+        LS,
+        200,
+        31,
+        "groups",
+        fixed=0.1,
+        fit_intercept=True,
+        weights=True,
+        dtype="float32",
+        sparse="csr64",
+    ),
+    Case("ridge-csc-wide-13x40", LS, 13, 40, fixed=0.01, fit_intercept=True, sparse="csc"),
+    Case("logistic-csr-597x43", LOG, 597, 43, fit_intercept=True, weights=True, sparse="csr"),
+    Case("logistic-csr-groups", LOG, 80, 12, "groups", penalised_outer=True, sparse="csr"),
+    Case("logistic-coo-f32-all", LOG, 70, 8, "all", dtype="float32", sparse="coo"),
     Case("logistic-penalised-outer", LOG, 50, 8, "groups", penalised_outer=True),
 ]
 CASES = [Case(**{**c.__dict__, "seed": 10 * i}) for i, c in enumerate(CASES)]

@@ -24,6 +24,7 @@
 
 #include "implicitgrad/dense_matrix.hpp"
 #include "implicitgrad/fused_pass.hpp"
+#include "implicitgrad/gram.hpp"
 #include "implicitgrad/linear_model.hpp"
 #include "implicitgrad/multiversion.hpp"
 #include "implicitgrad/parallel.hpp"
@@ -219,12 +220,13 @@ void weighted_squares(benchmark::State& state, shape s, layout order, int thread
 template <class T>
 void weighted_gram(benchmark::State& state, shape s, layout order, int threads) {
   const problem<T>& p = cached_problem<T>(s, order);
-  const std::vector<double> d(static_cast<std::size_t>(s.rows), 0.25);
+  const std::vector<double> root(static_cast<std::size_t>(s.rows), 0.5);
+  const std::vector<double> ones(static_cast<std::size_t>(s.cols), 1.0);
   std::vector<double> out(static_cast<std::size_t>(s.cols * s.cols));
   alternate(
       state, p, threads, static_cast<double>(s.rows * s.cols) * static_cast<double>(s.cols),
       [&] {
-        implicitgrad::weighted_gram(*p.x, false, d.data(), out.data(), threads);
+        implicitgrad::weighted_gram<T>(*p.x, false, root.data(), ones.data(), out.data(), threads);
         benchmark::DoNotOptimize(out.data());
       },
       std::chrono::milliseconds(50));

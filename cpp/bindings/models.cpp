@@ -1,50 +1,15 @@
-// Matrices over NumPy memory, linear models and their linearisations.
+// Linear models and their linearisations.
 #include <memory>
 #include <string>
 #include <utility>
 
 #include "arrays.hpp"
-#include "implicitgrad/dense_matrix.hpp"
 #include "implicitgrad/linear_model.hpp"
 #include "register.hpp"
 
 namespace implicitgrad::python {
 
 namespace {
-
-/// Keeps the array alive whose memory it reads.
-template <class T>
-class numpy_matrix : public dense_matrix<T> {
- public:
-  numpy_matrix(const py::array& x, index ld, layout order)
-      : dense_matrix<T>(static_cast<const T*>(x.data()), x.shape(0), x.shape(1), ld, order),
-        owner_(x) {}
-
- private:
-  py::array owner_;
-};
-
-template <class T>
-std::shared_ptr<Matrix> borrow(const py::array& x) {
-  const auto item = static_cast<py::ssize_t>(sizeof(T));
-  const index rows = x.shape(0), cols = x.shape(1);
-  // The stride along a dimension of length one says nothing.
-  const auto contiguous = [&](int axis) { return x.strides(axis) == item || x.shape(axis) == 1; };
-  const auto leading = [&](int axis, index least) {
-    return x.shape(axis) == 1 ? least : static_cast<index>(x.strides(axis) / item);
-  };
-  if (contiguous(1) && leading(0, cols) >= cols)
-    return std::make_shared<numpy_matrix<T>>(x, leading(0, cols), layout::row_major);
-  require(contiguous(0) && leading(1, rows) >= rows, "X must be C- or F-ordered");
-  return std::make_shared<numpy_matrix<T>>(x, leading(1, rows), layout::column_major);
-}
-
-std::shared_ptr<Matrix> make_dense(const py::array& x) {
-  require(x.ndim() == 2, "X must be two-dimensional");
-  if (py::isinstance<py::array_t<double>>(x)) return borrow<double>(x);
-  require(py::isinstance<py::array_t<float>>(x), "X must be float64 or float32");
-  return borrow<float>(x);
-}
 
 using linearization = linear_model_linearization;
 
@@ -75,15 +40,6 @@ block_array cross_transpose(const linearization& at, const block_array& q) {
 }  // namespace
 
 void register_models(py::module_& m) {
-  py::class_<Matrix, std::shared_ptr<Matrix>>(m, "Matrix")
-      .def_property_readonly("rows", &Matrix::rows)
-      .def_property_readonly("cols", &Matrix::cols)
-      .def("all_finite", [](const Matrix& x, int n_threads) {
-        py::gil_scoped_release release;
-        return all_finite(x, n_threads);
-      });
-  m.def("dense_matrix", &make_dense);
-
   py::class_<error_terms>(m, "ErrorTerms")
       .def_readonly("hess", &error_terms::hess)
       .def_readonly("third", &error_terms::third)

@@ -6,6 +6,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   register_runtime(m);
   register_operators(m);
   register_solvers(m);
+  register_matrices(m);
   register_models(m);
   register_training(m);
 }

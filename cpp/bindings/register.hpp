@@ -9,6 +9,7 @@ namespace implicitgrad::python {
 void register_runtime(py::module_& m);
 void register_operators(py::module_& m);
 void register_solvers(py::module_& m);
+void register_matrices(py::module_& m);
 void register_models(py::module_& m);
 void register_training(py::module_& m);
 

@@ -11,7 +11,8 @@ namespace {
 constexpr double bytes_per_second = 2.5e10;
 constexpr double single_flops = 2.2e11, double_flops = 1.15e11;  // of the Gram kernel
 constexpr double factor_flops = 6e10;                            // of Cholesky's
-constexpr double start_up = 3e-6;                                // of a pass or a factorisation
+constexpr double jump = 1.5e-9;    // to an entry in cache, and a product
+constexpr double start_up = 3e-6;  // of a pass or a factorisation
 // A factor of a larger order than this is not formed: it takes more memory than it saves time.
 constexpr index largest_order = 8192;
 
@@ -29,11 +30,16 @@ double cube(index q) {
 
 namespace cost {
 
-double product(const problem_shape& shape) {
-  return start_up + shape.slowness * shape.bytes / bytes_per_second;
+double product(const problem_shape& shape) { return start_up + shape.bytes / bytes_per_second; }
+
+bool by_outer_products(const problem_shape& shape) {
+  const auto p = static_cast<double>(shape.size);
+  return shape.outer_terms * jump <
+         static_cast<double>(shape.rows) * p * p / rate(double_flops, shape.size);
 }
 
 double gram(const problem_shape& shape, index m, bool single) {
+  if (m == shape.rows && by_outer_products(shape)) return start_up + shape.outer_terms * jump;
   const auto p = static_cast<double>(shape.size), rows = static_cast<double>(m);
   return start_up + rows * p * p / rate(single ? single_flops : double_flops, shape.size) +
          4.0 * rows * p / bytes_per_second;  // copied into the buffer

@@ -1,5 +1,8 @@
 #include "implicitgrad/fused_pass.hpp"
 
+#include <cmath>
+#include <numeric>
+
 namespace implicitgrad {
 
 namespace detail {
@@ -12,6 +15,14 @@ void reduce_in_order(const double* partial, index blocks, index size, double* ou
       const double* row = partial + b * size;
       for (index j = begin; j < end; ++j) out[j] += row[j];
     }
+  });
+}
+
+void rearrange(arranged<const double> from, arranged<double> to, int n_threads) {
+  constexpr index chunk = 1024;
+  parallel_for((from.size + chunk - 1) / chunk, n_threads, [&](index i, int) {
+    for (index j = i * chunk; j < std::min(from.size, (i + 1) * chunk); ++j)
+      for (index c = 0; c < from.k; ++c) to.at(j, c) = from.at(j, c);
   });
 }
 
@@ -29,7 +40,7 @@ void sandwich(const Matrix& x, bool intercept, const_block d, const_block v, blo
 }
 
 bool all_finite(const Matrix& x, int n_threads) {
-  const row_blocks blocks = partition_rows(x.rows(), x.cols());
+  const row_blocks blocks = x.blocks(1);
   std::vector<char> good(static_cast<std::size_t>(blocks.count()), 1);
   for (index first = 0; first < blocks.count(); first += max_live_blocks) {
     poll_interrupt();
@@ -41,10 +52,58 @@ bool all_finite(const Matrix& x, int n_threads) {
   return std::all_of(good.begin(), good.end(), [](char g) { return g != 0; });
 }
 
+namespace {
+
+/// weighted_squares where tiles of columns keep no partial sums.
+void tiled_squares(const Matrix& x, bool intercept, const double* d, double* out, int n_threads) {
+  const row_blocks blocks = x.blocks(1);
+  const index tiles = x.cut_columns(n_threads);
+  std::fill_n(out, x.cols(), 0.0);
+  for (index first = 0; first < blocks.count(); first += detail::chunk_blocks) {
+    poll_interrupt();
+    const index last = std::min(first + detail::chunk_blocks, blocks.count()) - 1;
+    const index begin = blocks.begin(first), end = blocks.end(last);
+    parallel_for(tiles, n_threads, [&](index t, int) {
+      x.accumulate_squares_tile(t, tiles, begin, end, d + begin, out);
+    });
+  }
+  if (intercept) out[x.cols()] = std::accumulate(d, d + x.rows(), 0.0);
+}
+
+}  // namespace
+
+void outer_gram(const Matrix& x, bool intercept, const double* d, double* out, int n_threads) {
+  constexpr index strips = 16;
+  const index p = x.cols(), ld = p + (intercept ? 1 : 0);
+  // A strip ends where it has its share of the triangle.
+  const auto bound = [&](index s) {
+    const double rest = 1.0 - static_cast<double>(s) / strips;
+    return p - static_cast<index>(static_cast<double>(p) * std::sqrt(rest));
+  };
+  for (index j = 0; j < ld; ++j) std::fill_n(out + j * ld + j, ld - j, 0.0);
+  const index n = x.rows(), chunk = 128 * x.panel_rows();
+  for (index begin = 0; begin < n; begin += chunk) {
+    poll_interrupt();
+    const index end = std::min(n, begin + chunk);
+    parallel_for(strips, n_threads, [&](index s, int) {
+      x.accumulate_outer(begin, end, d + begin, bound(s), bound(s + 1), out, ld);
+    });
+  }
+  if (!intercept) return;
+  // The last row is dᵀ[X 1].
+  std::vector<double> row(static_cast<std::size_t>(ld)), zero(row.size());
+  fused_pass(
+      x, true, {zero.data(), ld, 1},
+      [&](index begin, index count, index, double* z, index) { std::copy_n(d + begin, count, z); },
+      {row.data(), ld, 1}, n_threads);
+  for (index j = 0; j < ld; ++j) out[j * ld + p] = row[j];
+}
+
 void weighted_squares(const Matrix& x, bool intercept, const double* d, double* out,
                       int n_threads) {
   const index p = x.cols(), size = p + (intercept ? 1 : 0);
-  const row_blocks blocks = partition_rows(x.rows(), p);
+  if (x.owns_columns(1)) return tiled_squares(x, intercept, d, out, n_threads);
+  const row_blocks blocks = x.blocks(1);
   const index live = std::min(blocks.count(), max_live_blocks);
   std::vector<double> partial(static_cast<std::size_t>(live * size));
   std::fill_n(out, size, 0.0);

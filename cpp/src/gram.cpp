@@ -4,6 +4,8 @@
 #include <string_view>
 #include <vector>
 
+#include "implicitgrad/cost_model.hpp"
+#include "implicitgrad/fused_pass.hpp"
 #include "implicitgrad/multiversion.hpp"
 #include "implicitgrad/parallel.hpp"
 #include "implicitgrad/runtime.hpp"
@@ -161,6 +163,14 @@ template <class T>
 void weighted_gram(const Matrix& x, bool intercept, const double* root, const double* scale,
                    double* out, int n_threads) {
   const index n = x.rows(), p = x.cols(), q = p + (intercept ? 1 : 0);
+  if (cost::by_outer_products({n, q, x.bytes(), x.outer_product_terms()})) {
+    std::vector<double> d;
+    for (index i = 0; i < n; ++i) d.push_back(root[i] * root[i]);
+    outer_gram(x, intercept, d.data(), out, n_threads);
+    for (index j = 0; j < q; ++j)
+      for (index i = j; i < q; ++i) out[j * q + i] *= scale[i] * scale[j];
+    return;
+  }
   for (index j = 0; j < q; ++j) std::fill_n(out + j * q + j, q - j, 0.0);
   constexpr index narrow = 256, least_rows = 1024, most_blocks = 16;
   if (q <= narrow) {

@@ -46,7 +46,7 @@ linear_model::linear_model(std::shared_ptr<const Matrix> x, std::vector<double> 
 const smoothness& linear_model::smooth() const {
   std::call_once(smooth_once_, [this] {
     const index n = x_->rows(), p = x_->cols(), panel = x_->panel_rows();
-    const row_blocks blocks = partition_rows(n, p);
+    const row_blocks blocks = x_->blocks(1);
     std::vector<double> square(static_cast<std::size_t>(blocks.count()));
     std::vector<double> cube(square.size());
     std::vector<double> rows(
@@ -103,7 +103,7 @@ linear_model_linearization::linear_model_linearization(std::shared_ptr<const lin
   // Value, gradient and curvature of the data term, in one pass over X.
   jac_.resize(static_cast<std::size_t>(m.n_theta()));
   curvature_.resize(static_cast<std::size_t>(n));
-  std::vector<double> block_value(static_cast<std::size_t>(partition_rows(n, p).count()));
+  std::vector<double> block_value(static_cast<std::size_t>(m.x_->blocks(1).count()));
   const double* y = m.y_.data();
   const double* weights = m.weights_.empty() ? nullptr : m.weights_.data();
   const double even = 1.0 / static_cast<double>(n);
@@ -181,7 +181,7 @@ std::vector<double> linear_model_linearization::squares() const {
 
 problem_shape linear_model_linearization::shape() const {
   const Matrix& x = *model_->x_;
-  return {x.rows(), model_->n_theta(), x.bytes()};
+  return {x.rows(), model_->n_theta(), x.bytes(), x.outer_product_terms()};
 }
 
 std::unique_ptr<row_sketch> linear_model_linearization::sketch(index rows,

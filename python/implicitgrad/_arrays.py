@@ -23,7 +23,7 @@ def real_array(value: Any, name: str) -> np.ndarray:
         return value
     if scipy.sparse.issparse(value):
         raise TypeError(
-            f"{name} is sparse, and only dense arrays are supported: pass {name}.toarray()"
+            f"{name} is sparse, and only X may be: expected a dense array, as {name}.toarray() gives"
         )
     try:
         array = np.asanyarray(value)
@@ -65,12 +65,15 @@ def hyperparameters(lam: Any, size: int, name: str, owner: str) -> np.ndarray:
     return array
 
 
-def matrix(X: Any) -> tuple[Any, np.ndarray]:
-    """X as a core matrix, and the array whose memory it reads; its entries are still to be checked.
+def matrix(X: Any, n_threads: int) -> tuple[Any, Any, bool]:
+    """X as a core matrix, the array (dense or CSR) whose memory it reads, and whether its entries have
+    been checked.
 
-    C- and F-ordered float64 and float32 are borrowed, rows or columns of padding included; anything
-    else is converted once.
+    C- and F-ordered float64 and float32 are borrowed, rows or columns of padding included, and so
+    are the arrays of a CSR matrix; anything else is converted once.
     """
+    if scipy.sparse.issparse(X):
+        return *_csr_matrix(X, n_threads), True
     array = real_array(X, "X")
     if array.ndim != 2:
         raise ValueError(f"X must be two-dimensional, found shape {array.shape}")
@@ -80,8 +83,7 @@ def matrix(X: Any) -> tuple[Any, np.ndarray]:
         array = np.asarray(array, dtype=np.float64)
     if not _is_blas_layout(array):
         array = np.ascontiguousarray(array)
-    handle = _core.dense_matrix(array)
-    return handle, array
+    return _core.dense_matrix(array), array, False
 
 
 def _is_blas_layout(array: np.ndarray) -> bool:
@@ -100,6 +102,125 @@ def _is_blas_layout(array: np.ndarray) -> bool:
         ):
             return True
     return False
+
+
+def _csr_matrix(X: Any, n_threads: int) -> tuple[Any, Any]:
+    """A sparse X as a core matrix, and the CSR array or matrix whose memory it reads.
+
+    The arrays may hold anything: none of SciPy's compiled functions sees them before they have been
+    checked, since those trust what they are given.
+    """
+    if X.ndim != 2:
+        raise ValueError(f"X must be two-dimensional, found shape {X.shape}")
+    if 0 in X.shape:
+        raise ValueError(f"X is empty: it has shape {X.shape}")
+    if X.format != "csr":
+        X = _to_csr(X, n_threads)
+    handle, indptr, indices, data = _borrow_csr(X, X.shape, ("rows", "columns"), n_threads)
+    if handle is None:  # unsorted or repeated columns: a copy in order
+        X = scipy.sparse.csr_array((data, indices, indptr), shape=X.shape, copy=True)
+        X.sum_duplicates()
+        handle, indptr, indices, data = _borrow_csr(X, X.shape, ("rows", "columns"), n_threads)
+    if not handle.all_finite(n_threads):
+        e = int(np.argmin(np.isfinite(data)))
+        i = int(np.searchsorted(indptr, e, side="right")) - 1
+        raise ValueError(
+            f"X contains {data[e]} at index {(i, int(indices[e]))}, expected finite numbers"
+        )
+    if not (data is X.data and indices is X.indices and indptr is X.indptr):
+        X = scipy.sparse.csr_array((data, indices, indptr), shape=X.shape)
+    return handle, X
+
+
+def _borrow_csr(
+    X: Any, shape: tuple[int, int], names: tuple[str, str], n_threads: int
+) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray]:
+    """The arrays of a CSR matrix (or of a CSC matrix, its transpose) as a core matrix, None where
+    the entries of a line are out of order or repeated; and the arrays: a line's begin, the indices
+    and the values, converted where the core cannot read them. `names` are those of the lines and of
+    what the indices count."""
+    lines, width = shape
+    given = indptr, indices = _index_array(X.indptr, "indptr"), _index_array(X.indices, "indices")
+    data = _values(X.data)
+    if len(indptr) != lines + 1:
+        raise ValueError(
+            f"X.indptr has {len(indptr)} entries, expected {lines + 1}: X has {lines} {names[0]}"
+        )
+    if not (indptr.dtype == indices.dtype and indptr.dtype in (np.int32, np.int64)):
+        indptr, indices = indptr.astype(np.int64), indices.astype(np.int64)
+    handle, fault, at = _core.csr_matrix(indptr, indices, data, width, n_threads)
+    if handle is not None or fault == "not canonical":
+        # Arrays may be longer than they need be.
+        end = int(indptr[-1])
+        if handle is None and end < max(len(indices), len(data)):
+            indices, data = indices[:end], data[:end]
+        return handle, indptr, indices, data
+    if fault == "start":
+        raise ValueError(f"X.indptr starts at {given[0][0]}, expected 0")
+    if fault == "decreasing":
+        raise ValueError(
+            f"X.indptr decreases from {given[0][at]} to {given[0][at + 1]} at index {at + 1}"
+        )
+    if fault == "too long":
+        raise ValueError(
+            f"X.indptr ends at {given[0][-1]}, but X.indices has {len(indices)} entries and X.data "
+            f"{len(data)}"
+        )
+    raise ValueError(
+        f"X.indices contains {given[1][at]} at index {at}, expected 0 to {width - 1}: "
+        f"X has {width} {names[1]}"
+    )
+
+
+def _to_csr(X: Any, n_threads: int) -> Any:
+    """Another sparse format as CSR."""
+    if X.format == "csc":
+        shape = X.shape
+        _, indptr, indices, data = _borrow_csr(X, shape[::-1], ("columns", "rows"), n_threads)
+        return scipy.sparse.csc_array((data, indices, indptr), shape=shape).tocsr()
+    try:
+        if X.format == "lil" and list(map(len, X.rows)) != list(map(len, X.data)):
+            raise ValueError("a row has not as many columns as values")
+        coo = X.tocoo()
+        coords = tuple(coo.coords)
+    except (ValueError, TypeError, IndexError, OverflowError) as error:
+        raise ValueError(f"X is not a valid {X.format} matrix: {error}") from None
+    data = _values(coo.data)
+    for axis, (name, what) in enumerate((("row", "rows"), ("col", "columns"))):
+        index, size = _index_array(coords[axis], name), X.shape[axis]
+        if len(index) != len(data):
+            raise ValueError(f"X.{name} has {len(index)} entries, X.data has {len(data)}")
+        bad = (index < 0) | (index >= size)
+        if bad.any():
+            at = int(np.argmax(bad))
+            raise ValueError(
+                f"X.{name} contains {index[at]} at index {at}, expected 0 to {size - 1}: "
+                f"X has {size} {what}"
+            )
+    return scipy.sparse.coo_array((data, coords), shape=X.shape).tocsr()
+
+
+def _index_array(value: Any, name: str) -> np.ndarray:
+    array = np.asarray(value)
+    if array.ndim != 1:
+        raise ValueError(f"X.{name} must be one-dimensional, found shape {array.shape}")
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"X.{name} has dtype {array.dtype}, expected integers")
+    if array.dtype.isnative and array.flags.aligned and array.flags.c_contiguous:
+        return array
+    return np.array(array, dtype=array.dtype.newbyteorder("="))
+
+
+def _values(value: Any) -> np.ndarray:
+    """The stored values of a sparse X as float64 or float32."""
+    array = np.asarray(value)
+    if array.ndim != 1:
+        raise ValueError(f"X.data must be one-dimensional, found shape {array.shape}")
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"X has dtype {array.dtype}, expected real numbers")
+    if array.dtype in (np.float64, np.float32) and array.dtype.isnative:
+        return array if array.flags.aligned and array.flags.c_contiguous else array.copy()
+    return array.astype(np.float64)
 
 
 def targets(y: Any, n_rows: int) -> np.ndarray:

@@ -135,6 +135,15 @@ class Matrix:
 
 def dense_matrix(x: NDArray[Any], /) -> Matrix: ...
 
+# The matrix, or None, what is wrong with the index arrays and where.
+def csr_matrix(
+    indptr: NDArray[Any],
+    indices: NDArray[Any],
+    data: NDArray[Any],
+    cols: int,
+    n_threads: int,
+) -> tuple[Matrix | None, str, int]: ...
+
 class NativeObjective:
     @property
     def n_theta(self) -> int: ...

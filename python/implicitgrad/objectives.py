@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 
 from . import _arrays, _core
 from .linearization import NativeLinearization
@@ -33,7 +34,7 @@ class LinearModel:
         if penalty is not None and not isinstance(penalty, L2):
             raise TypeError(f"penalty must be an implicitgrad.L2 or None, found {penalty!r}")
         self.penalty = penalty
-        handle, self.X = _arrays.matrix(X)
+        handle, self.X, checked = _arrays.matrix(X, self.n_threads)
         n_rows, n_features = self.X.shape
         self.y = self._targets(y, n_rows)
         weights = _arrays.weights(sample_weight, n_rows)
@@ -55,7 +56,7 @@ class LinearModel:
         # A memmap is checked in the first pass over it, anything else now, while norms of its rows
         # that bounds on errors need are computed: infinite or NaN where an entry is.
         self._unchecked = isinstance(X, np.memmap)
-        if not self._unchecked and not self._core.smooth():
+        if not (self._unchecked or self._core.smooth() or checked):
             _arrays.check_finite(self.X, "X")
         # The last linearisation, for each thread its own, so that threads do not disturb each other.
         self._memory = threading.local()
@@ -137,8 +138,9 @@ class LinearModel:
 
     def __repr__(self) -> str:
         n, p = self.X.shape
+        stored = f" CSR, {self.X.nnz} stored" if scipy.sparse.issparse(self.X) else ""
         return (
-            f"{type(self).__name__}(<{n} × {p} {self.X.dtype}>, penalty={self.penalty!r}, "
+            f"{type(self).__name__}(<{n} × {p} {self.X.dtype}{stored}>, penalty={self.penalty!r}, "
             f"fit_intercept={self.fit_intercept})"
         )
 
@@ -148,9 +150,11 @@ _NO_LAM = np.empty(0)
 _PARAMETERS = """
     Parameters
     ----------
-    X : array, shape (n, p)
+    X : array or sparse array, shape (n, p)
         C- or F-ordered float64 or float32 (a memmap too) is borrowed, not copied: it must not
-        change while the objective lives. Other real dtypes and layouts are converted once.
+        change while the objective lives. So are the three arrays of a `scipy.sparse.csr_array` or
+        `csr_matrix` with int32 or int64 indices. Other real dtypes, layouts and sparse formats are
+        converted once, and so is a CSR matrix with unsorted or repeated indices.
     y : array, shape (n,)
         {y}
     penalty : L2, optional

@@ -4,6 +4,8 @@
 // measurements.
 #pragma once
 
+#include <cmath>
+
 #include "implicitgrad/types.hpp"
 
 namespace implicitgrad {
@@ -13,8 +15,8 @@ struct problem_shape {
   index rows = 0;      // n
   index size = 0;      // n_theta
   double bytes = 0.0;  // of X, read once a pass
-  // More of a product than its bytes: flops, gathers. 1 for dense X.
-  double slowness = 1.0;
+  // Products of two entries in XᵀDX by outer products of rows; infinite where X is dense.
+  double outer_terms = HUGE_VAL;
 };
 
 namespace cost {
@@ -24,6 +26,9 @@ double product(const problem_shape& shape);
 
 /// XᵀDX from m rows, in single or in double precision.
 double gram(const problem_shape& shape, index m, bool single);
+
+/// Whether all rows' Gram matrix is formed by outer products.
+bool by_outer_products(const problem_shape& shape);
 
 /// A Cholesky factor of order q, and one solve with it.
 double factor(index q);

@@ -3,7 +3,8 @@
 // Xᵀ(D(Xv)); with the loss's derivative it is the value and the gradient.
 //
 // Cost model: X is read from memory once (8 n p bytes for float64, 4 n p for float32), 4 k n p
-// flops. The partial sums, 8 p k bytes per row block, are written and read once more.
+// flops. The partial sums, 8 p k bytes per row block, are written and read once more. A wide sparse
+// matrix keeps none, and is read twice.
 #pragma once
 
 #include <algorithm>
@@ -20,34 +21,54 @@ namespace detail {
 /// Adds `blocks` partial sums of length `size` to `out`, in block order.
 void reduce_in_order(const double* partial, index blocks, index size, double* out, int n_threads);
 
-}  // namespace detail
+/// A block of vectors in the order that a matrix's kernels take: entry (j, c) at
+/// j · row + c · column, and `ld` what they are told of it.
+template <class Scalar>
+struct arranged {
+  Scalar* data;
+  index size, k, row, column, ld;
 
-/// row_op(begin, count, block, z, ldz) turns the rows [begin, begin + count) of Z into those of W
-/// in place; `block` numbers the row block, so that it can keep partial sums of its own. V and out
-/// are (p + intercept) × k; the last row belongs to the column of ones.
+  Scalar& at(index j, index c) const { return data[j * row + c * column]; }
+};
+
+template <class Scalar>
+arranged<Scalar> by_columns(block_view<Scalar> v) {
+  return {v.data, v.rows, v.cols, 1, v.rows, v.rows};
+}
+template <class Scalar>
+arranged<Scalar> by_rows(Scalar* data, index size, index k) {
+  return {data, size, k, k, 1, k};
+}
+
+/// to = from, for the same sizes in different orders.
+void rearrange(arranged<const double> from, arranged<double> to, int n_threads);
+
+/// Row blocks with partial sums of their own.
 template <class RowOp>
-void fused_pass(const Matrix& x, bool intercept, const_block v, RowOp&& row_op, block out,
-                int n_threads) {
-  const index p = x.cols(), k = v.cols, ld = v.rows, panel = x.panel_rows();
-  const row_blocks blocks = partition_rows(x.rows(), p);
-  const index count = blocks.count(), live = std::min(count, live_blocks(ld * k));
+void block_pass(const Matrix& x, bool intercept, arranged<const double> v, RowOp&& row_op,
+                arranged<double> out, int n_threads) {
+  const index p = x.cols(), k = v.k, panel = x.panel_rows(), size = v.size * k;
+  const row_blocks blocks = x.blocks(k);
+  const index count = blocks.count(), live = std::min(count, live_blocks(size));
   const int threads = static_cast<int>(std::min<index>(n_threads, live));
 
   std::vector<double> panels(static_cast<std::size_t>(threads * panel * k));
-  const auto run_block = [&](index b, double* sum, int slot) {
+  const auto run_block = [&](index b, double* data, int slot) {
     double* z = panels.data() + slot * panel * k;
-    std::fill_n(sum, ld * k, 0.0);
+    arranged<double> sum = out;
+    sum.data = data;
+    std::fill_n(data, size, 0.0);
     for (index begin = blocks.begin(b); begin < blocks.end(b); begin += panel) {
       const index end = std::min(begin + panel, blocks.end(b)), rows = end - begin;
-      x.dot(begin, end, v.data, ld, k, z, panel);
+      x.dot(begin, end, v.data, v.ld, k, z, panel);
       if (intercept)
         for (index c = 0; c < k; ++c)
-          for (index i = 0; i < rows; ++i) z[c * panel + i] += v.col(c)[p];
+          for (index i = 0; i < rows; ++i) z[c * panel + i] += v.at(p, c);
       row_op(begin, rows, b, z, panel);
-      x.accumulate(begin, end, z, panel, k, sum, ld);
+      x.accumulate(begin, end, z, panel, k, data, sum.ld);
       if (intercept)
         for (index c = 0; c < k; ++c)
-          for (index i = 0; i < rows; ++i) sum[c * ld + p] += z[c * panel + i];
+          for (index i = 0; i < rows; ++i) sum.at(p, c) += z[c * panel + i];
     }
   };
 
@@ -56,16 +77,83 @@ void fused_pass(const Matrix& x, bool intercept, const_block v, RowOp&& row_op, 
     run_block(0, out.data, 0);
     return;
   }
-  std::fill_n(out.data, out.size(), 0.0);
-  std::vector<double> partial(static_cast<std::size_t>(live * ld * k));
+  std::fill_n(out.data, size, 0.0);
+  std::vector<double> partial(static_cast<std::size_t>(live * size));
   for (index first = 0; first < count; first += live) {
     poll_interrupt();
     const index group = std::min(live, count - first);
-    parallel_for(group, threads, [&](index i, int slot) {
-      run_block(first + i, partial.data() + i * ld * k, slot);
-    });
-    detail::reduce_in_order(partial.data(), group, ld * k, out.data, threads);
+    parallel_for(group, threads,
+                 [&](index i, int slot) { run_block(first + i, partial.data() + i * size, slot); });
+    reduce_in_order(partial.data(), group, size, out.data, threads);
   }
+}
+
+/// Row blocks that are read by rows for Z before they are read by tiles of columns for out.
+inline constexpr index chunk_blocks = 64;
+
+/// No partial sums: a tile of out is written by one thread at a time, in the order of the rows.
+template <class RowOp>
+void tile_pass(const Matrix& x, bool intercept, arranged<const double> v, RowOp&& row_op,
+               arranged<double> out, int n_threads) {
+  const index p = x.cols(), k = v.k, tiles = x.cut_columns(n_threads);
+  const index at_once = x.interleaved(k) ? k : 1;
+  const row_blocks blocks = x.blocks(k);
+  index chunk_rows = 0;
+  for (index b = 0; b < blocks.count(); b += chunk_blocks)
+    chunk_rows = std::max(
+        chunk_rows, blocks.end(std::min(b + chunk_blocks, blocks.count()) - 1) - blocks.begin(b));
+  std::vector<double> chunk(static_cast<std::size_t>(chunk_rows * k));
+  std::fill_n(out.data, out.size * k, 0.0);
+  for (index first = 0; first < blocks.count(); first += chunk_blocks) {
+    poll_interrupt();
+    const index group = std::min(chunk_blocks, blocks.count() - first);
+    const index begin = blocks.begin(first), end = blocks.end(first + group - 1);
+    // One sweep for all vectors or, where their rows do not fit into cache, one for each.
+    for (index s = 0; s < k; s += at_once)
+      parallel_for(group, n_threads, [&](index i, int) {
+        const index from = blocks.begin(first + i), to = blocks.end(first + i);
+        double* z = chunk.data() + s * chunk_rows + (from - begin);
+        x.dot(from, to, &v.at(0, s), v.ld, at_once, z, chunk_rows);
+        if (intercept)
+          for (index c = 0; c < at_once; ++c)
+            for (index r = 0; r < to - from; ++r) z[c * chunk_rows + r] += v.at(p, s + c);
+        if (s + at_once == k)
+          row_op(from, to - from, first + i, chunk.data() + (from - begin), chunk_rows);
+      });
+    for (index s = 0; s < k; s += at_once)
+      parallel_for(tiles + (intercept ? 1 : 0), n_threads, [&](index t, int) {
+        const double* w = chunk.data() + s * chunk_rows;
+        if (t < tiles)
+          x.accumulate_tile(t, tiles, begin, end, w, chunk_rows, at_once, &out.at(0, s), out.ld);
+        else  // the column of ones
+          for (index c = 0; c < at_once; ++c)
+            for (index r = 0; r < end - begin; ++r) out.at(p, s + c) += w[c * chunk_rows + r];
+      });
+  }
+}
+
+}  // namespace detail
+
+/// row_op(begin, count, block, z, ldz) turns the rows [begin, begin + count) of Z into those of W
+/// in place; `block` numbers the row block, so that it can keep partial sums of its own. V and out
+/// are (p + intercept) × k; the last row belongs to the column of ones.
+template <class RowOp>
+void fused_pass(const Matrix& x, bool intercept, const_block v, RowOp&& row_op, block out,
+                int n_threads) {
+  const auto pass = [&](detail::arranged<const double> in, detail::arranged<double> result) {
+    if (x.owns_columns(in.k))
+      detail::tile_pass(x, intercept, in, row_op, result, n_threads);
+    else
+      detail::block_pass(x, intercept, in, row_op, result, n_threads);
+  };
+  if (v.cols == 1 || !x.interleaved(v.cols))
+    return pass(detail::by_columns(v), detail::by_columns(out));
+  std::vector<double> in(static_cast<std::size_t>(v.size())), result(in.size());
+  detail::rearrange(detail::by_columns(v), detail::by_rows(in.data(), v.rows, v.cols), n_threads);
+  pass(detail::by_rows<const double>(in.data(), v.rows, v.cols),
+       detail::by_rows(result.data(), v.rows, v.cols));
+  detail::rearrange(detail::by_rows<const double>(result.data(), v.rows, v.cols),
+                    detail::by_columns(out), n_threads);
 }
 
 /// out = [X 1]ᵀ (D ∘ ([X 1] V)): the product with the Hessian of a data term, for one or more
@@ -76,5 +164,11 @@ void sandwich(const Matrix& x, bool intercept, const_block d, const_block v, blo
 
 /// out_j = Σ_i d_i x_ij², the last entry Σ_i d_i if there is an intercept. Cost: one read of X.
 void weighted_squares(const Matrix& x, bool intercept, const double* d, double* out, int n_threads);
+
+/// The lower triangle of out = [X 1]ᵀ D [X 1] by outer products of the rows, where they have few
+/// entries: strips of out's columns are written by one thread at a time, in the order of the rows.
+/// Cost: outer_product_terms() jumps; X is read from memory once, a chunk at a time, and from cache
+/// once a strip.
+void outer_gram(const Matrix& x, bool intercept, const double* d, double* out, int n_threads);
 
 }  // namespace implicitgrad

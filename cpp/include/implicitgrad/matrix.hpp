@@ -3,6 +3,9 @@
 // of them.
 #pragma once
 
+#include <limits>
+
+#include "implicitgrad/parallel.hpp"
 #include "implicitgrad/types.hpp"
 
 namespace implicitgrad {
@@ -20,6 +23,13 @@ class Matrix {
   /// Rows to visit at a time so that a panel, read once from memory, is still in cache when it is
   /// used a second time.
   virtual index panel_rows() const = 0;
+
+  /// How the rows are cut for products with k vectors: by the shape and the data only.
+  virtual row_blocks blocks(index /*k*/) const { return partition_rows(rows(), cols()); }
+
+  /// Whether `dot` and `accumulate` take V and out row-major, entry (j, c) at j · ld + c: for a
+  /// matrix that jumps from column to column, so that one jump brings k > 1 values.
+  virtual bool interleaved(index /*k*/) const { return false; }
 
   // Below, [begin, end) is a panel of rows of X; V is p × k and out p × k with columns of length
   // `ld` apart; Z and W are (end − begin) × k with columns `ldz` apart.
@@ -44,6 +54,35 @@ class Matrix {
 
   /// Whether every entry of the panel is finite.
   virtual bool finite(index begin, index end) const = 0;
+
+  // A matrix that is too wide for partial sums cuts its columns into tiles instead: a tile of out
+  // is written by one thread at a time, row after row. Every entry of out is then summed in the
+  // order of the rows, however many tiles there are.
+
+  /// Whether products with k vectors go by tiles.
+  virtual bool owns_columns(index /*k*/) const { return false; }
+
+  /// Prepares tiles for so many threads; returns their number.
+  virtual index cut_columns(int /*n_threads*/) const { return 1; }
+
+  /// `accumulate` for the columns of one tile of `tiles`.
+  virtual void accumulate_tile(index /*tile*/, index /*tiles*/, index /*begin*/, index /*end*/,
+                               const double* /*w*/, index /*ldz*/, index /*k*/, double* /*out*/,
+                               index /*ld*/) const {}
+
+  /// `accumulate_squares` for the columns of one tile of `tiles`.
+  virtual void accumulate_squares_tile(index /*tile*/, index /*tiles*/, index /*begin*/,
+                                       index /*end*/, const double* /*w*/, double* /*out*/) const {}
+
+  // XᵀDX by outer products of the rows, where rows have few entries.
+
+  /// Products of two entries that takes; infinite where a matrix does not offer it.
+  virtual double outer_product_terms() const { return std::numeric_limits<double>::infinity(); }
+
+  /// out_lj += Σ_i w_i x_ij x_il for first ≤ j < last and all l ≥ j; out is column-major.
+  virtual void accumulate_outer(index /*begin*/, index /*end*/, const double* /*w*/,
+                                index /*first*/, index /*last*/, double* /*out*/,
+                                index /*ld*/) const {}
 };
 
 /// Whether every entry of X is finite. Cost: one parallel read of X.

@@ -5,18 +5,26 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "implicitgrad/types.hpp"
 
 namespace implicitgrad {
 
+/// Blocks of equally many rows or, given `bounds`, those from bounds[b] to bounds[b + 1].
 struct row_blocks {
   index rows;
   index rows_per_block;
+  const std::vector<index>* bounds = nullptr;
 
-  index count() const { return (rows + rows_per_block - 1) / rows_per_block; }
-  index begin(index b) const { return b * rows_per_block; }
-  index end(index b) const { return std::min(rows, (b + 1) * rows_per_block); }
+  index count() const {
+    if (bounds) return static_cast<index>(bounds->size()) - 1;
+    return (rows + rows_per_block - 1) / rows_per_block;
+  }
+  index begin(index b) const { return bounds ? (*bounds)[b] : b * rows_per_block; }
+  index end(index b) const {
+    return bounds ? (*bounds)[b + 1] : std::min(rows, (b + 1) * rows_per_block);
+  }
 };
 
 /// Blocks whose partial sums are alive at the same time; also the stride at which Ctrl-C is polled.

@@ -23,6 +23,7 @@ class row_subset : public Matrix {
     return x_->bytes() * static_cast<double>(rows()) / static_cast<double>(x_->rows());
   }
   index panel_rows() const override { return x_->panel_rows(); }
+  bool interleaved(index k) const override { return x_->interleaved(k); }
   void dot(index begin, index end, const double* v, index ld, index k, double* z,
            index ldz) const override;
   void accumulate(index begin, index end, const double* w, index ldz, index k, double* out,
