@@ -28,27 +28,25 @@ void reduce_in_order(const double* partial, index blocks, index size, double* ou
 template <class RowOp>
 void fused_pass(const Matrix& x, bool intercept, const_block v, RowOp&& row_op, block out,
                 int n_threads) {
-  const index p = x.cols(), k = v.cols, ld = v.rows, panel = x.panel_rows();
+  const index p = x.cols(), k = v.cols, ld = v.rows, workspace = x.pass_workspace(k);
   const row_blocks blocks = partition_rows(x.rows(), p);
   const index count = blocks.count(), live = std::min(count, live_blocks(ld * k));
   const int threads = static_cast<int>(std::min<index>(n_threads, live));
 
-  std::vector<double> panels(static_cast<std::size_t>(threads * panel * k));
+  std::vector<double> workspaces(static_cast<std::size_t>(threads * workspace));
   const auto run_block = [&](index b, double* sum, int slot) {
-    double* z = panels.data() + slot * panel * k;
     std::fill_n(sum, ld * k, 0.0);
-    for (index begin = blocks.begin(b); begin < blocks.end(b); begin += panel) {
-      const index end = std::min(begin + panel, blocks.end(b)), rows = end - begin;
-      x.dot(begin, end, v.data, ld, k, z, panel);
+    const auto rows = [&](index begin, index n, double* z, index ldz) {
       if (intercept)
         for (index c = 0; c < k; ++c)
-          for (index i = 0; i < rows; ++i) z[c * panel + i] += v.col(c)[p];
-      row_op(begin, rows, b, z, panel);
-      x.accumulate(begin, end, z, panel, k, sum, ld);
+          for (index i = 0; i < n; ++i) z[c * ldz + i] += v.col(c)[p];
+      row_op(begin, n, b, z, ldz);
       if (intercept)
         for (index c = 0; c < k; ++c)
-          for (index i = 0; i < rows; ++i) sum[c * ld + p] += z[c * panel + i];
-    }
+          for (index i = 0; i < n; ++i) sum[c * ld + p] += z[c * ldz + i];
+    };
+    x.pass(blocks.begin(b), blocks.end(b), v.data, ld, k, rows, sum,
+           workspaces.data() + slot * workspace);
   };
 
   if (count == 1) {
