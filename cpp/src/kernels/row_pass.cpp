@@ -162,8 +162,11 @@ void row_pass(const T* x, index row_stride, index cols, index begin, index end, 
       row_op(begin + row + r * length, groups, block + r * ldr, ldc);
   };
 
-  constexpr index lines = 32 * 64 / static_cast<index>(sizeof(T));  // ahead, measured
-  const index dot_ahead = plan.pipelined && sizeof(T) == 8 ? 0 : lines;
+  // How far ahead memory is asked for, as measured: not at all where the prefetchers keep up alone,
+  // with long rows of float64 in a pipeline.
+  constexpr index line = 64 / static_cast<index>(sizeof(T));
+  const bool keeps_up = plan.pipelined && sizeof(T) == 8 && cols > 64;
+  const index dot_ahead = keeps_up ? 0 : sizeof(T) == 8 ? 32 * line : 64 * line;
   const index panel = plan.groups;
   index count = std::min(panel, length);
   if (count > 0) {
