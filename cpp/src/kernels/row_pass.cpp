@@ -2,10 +2,9 @@
 // A stream is read from its first entry to its last without a jump, which is what the hardware's
 // prefetchers want: R rows that follow one another would break off R streams after every row.
 //
-// For one vector, the groups are pipelined: the dot of the next goes with the axpy of the current
-// (strip.hpp). For more, float64, that needs more registers than there are, and the two alternate
-// panel by panel, a panel of a few groups staying in the second-level cache; its axpy prefetches
-// the next panel, so that memory does not idle.
+// Narrow rows and float32 are pipelined: the dot of the next group goes with the axpy of the
+// current (strip.hpp). Otherwise the two alternate panel by panel, a panel of a few groups staying
+// in the second-level cache; its axpy prefetches the next panel, so that memory does not idle.
 #include "kernels/row_pass.hpp"
 
 #include <algorithm>
@@ -92,11 +91,13 @@ struct plan {
 
 template <class T>
 plan make_plan(index cols, index k) {
-  constexpr index first_level = 40 << 10, second_level = 128 << 10;
+  constexpr index first_level = 40 << 10, second_level = 256 << 10;
   const index row = cols * static_cast<index>(sizeof(T)), vectors = 16 * cols;
   plan result;
   result.chunks = (k + most_columns - 1) / most_columns;
-  result.pipelined = k == 1 || (sizeof(T) == 4 && result.chunks == 1);
+  // Long rows of float64 keep memory busy while a panel is read from the cache by prefetching the
+  // next: the pipeline measures no faster there, and slower for several vectors.
+  result.pipelined = sizeof(T) == 4 ? result.chunks == 1 : k == 1 && cols <= 256;
   // Two rows where they, the two before, v and out are all in the first level, and four not.
   const bool two = k == 1 && 8 * row + vectors > first_level && 4 * row + vectors <= first_level;
   result.streams = two ? 2 : most_streams;
@@ -162,10 +163,9 @@ void row_pass(const T* x, index row_stride, index cols, index begin, index end, 
       row_op(begin + row + r * length, groups, block + r * ldr, ldc);
   };
 
-  // How far ahead memory is asked for, as measured: not at all where the prefetchers keep up alone,
-  // with long rows of float64 in a pipeline.
+  // How far ahead a dot asks for memory, as measured: not at all where the prefetchers keep up.
   constexpr index line = 64 / static_cast<index>(sizeof(T));
-  const bool keeps_up = plan.pipelined && sizeof(T) == 8 && cols > 64;
+  const bool keeps_up = sizeof(T) == 8 && k == 1 && cols > 64;
   const index dot_ahead = keeps_up ? 0 : sizeof(T) == 8 ? 32 * line : 64 * line;
   const index panel = plan.groups;
   index count = std::min(panel, length);
