@@ -97,7 +97,7 @@ plan make_plan(index cols, index k) {
   result.chunks = (k + most_columns - 1) / most_columns;
   // Long rows of float64 keep memory busy while a panel is read from the cache by prefetching the
   // next: the pipeline measures no faster there, and slower for several vectors.
-  result.pipelined = sizeof(T) == 4 ? result.chunks == 1 : k == 1 && cols <= 256;
+  result.pipelined = sizeof(T) == 4 ? result.chunks == 1 : k == 1 && cols <= 64;
   // Two rows where they, the two before, v and out are all in the first level, and four not.
   const bool two = k == 1 && 8 * row + vectors > first_level && 4 * row + vectors <= first_level;
   result.streams = two ? 2 : most_streams;
