@@ -5,6 +5,7 @@
 
 #include "implicitgrad/errors.hpp"
 #include "implicitgrad/multiversion.hpp"
+#include "kernels/row_pass.hpp"
 
 namespace implicitgrad {
 
@@ -234,6 +235,25 @@ void dense_matrix<T>::accumulate(index begin, index end, const double* w, index 
                                       rows * ld_);
   else
     line_dot(data_ + begin, ld_, cols_, rows, w, ldz, k, out, ld);
+}
+
+template <class T>
+bool dense_matrix<T>::in_strips() const {
+  return order_ == layout::row_major && kernels::row_pass_fits(cols_);
+}
+
+template <class T>
+index dense_matrix<T>::pass_workspace(index k) const {
+  return in_strips() ? kernels::row_pass_workspace<T>(cols_, k) : Matrix::pass_workspace(k);
+}
+
+template <class T>
+void dense_matrix<T>::pass(index begin, index end, const double* v, index ld, index k,
+                           row_function row_op, double* out, double* workspace) const {
+  if (in_strips())
+    kernels::row_pass(data_, ld_, cols_, begin, end, v, ld, k, row_op, out, workspace);
+  else
+    Matrix::pass(begin, end, v, ld, k, row_op, out, workspace);
 }
 
 template <class T>

@@ -28,6 +28,17 @@ void rearrange(arranged<const double> from, arranged<double> to, int n_threads) 
 
 }  // namespace detail
 
+void Matrix::pass(index begin, index end, const double* v, index ld, index k, row_function row_op,
+                  double* out, double* workspace) const {
+  const index panel = panel_rows();
+  for (index from = begin; from < end; from += panel) {
+    const index to = std::min(from + panel, end);
+    dot(from, to, v, ld, k, workspace, panel);
+    row_op(from, to - from, workspace, panel);
+    accumulate(from, to, workspace, panel, k, out, ld);
+  }
+}
+
 void sandwich(const Matrix& x, bool intercept, const_block d, const_block v, block out,
               int n_threads) {
   const auto weigh = [&](index begin, index count, index, double* z, index ldz) {

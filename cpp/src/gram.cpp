@@ -1,7 +1,6 @@
 #include "implicitgrad/gram.hpp"
 
 #include <algorithm>
-#include <string_view>
 #include <vector>
 
 #include "implicitgrad/cost_model.hpp"
@@ -14,72 +13,58 @@ namespace implicitgrad {
 
 namespace {
 
-// A tile of G: `rows` = one strip, `cols` columns. For each vector k, the strip's registers times a
-// broadcast of each column's entry, all accumulators in registers. The number of columns and the
-// bytes of a register are chosen so that they fit: 24 of 32 (512 bits), 12 of 16 (256 and 128 bits,
-// where a strip is worked on in parts).
-template <class T, int bytes, int cols>
-[[gnu::always_inline]] inline void tile_of(const T* rows, const T* columns, index count, T* out) {
-  typedef T lane __attribute__((vector_size(bytes), aligned(sizeof(T)), may_alias));
-  typedef T reg __attribute__((vector_size(bytes)));
-  constexpr index width = gram_panel<T>::width, wide = bytes / static_cast<int>(sizeof(T));
-  for (index part = 0; part < width; part += 3 * wide) {
-    reg sum[cols][3] = {};
-    const T* a = rows + part;
-    const T* b = columns;
-    for (index k = 0; k < count; ++k, a += width, b += width) {
-      const reg a0 = *reinterpret_cast<const lane*>(a);
-      const reg a1 = *reinterpret_cast<const lane*>(a + wide);
-      const reg a2 = *reinterpret_cast<const lane*>(a + 2 * wide);
+template <class T>
+struct tile_arguments {
+  const T* rows;
+  const T* columns;
+  index count;
+  T* out;
+};
+
+// A tile of G: one strip of rows, `cols` columns. For each vector k, the strip's registers times a
+// broadcast of each column's entry, all accumulators in registers. The number of columns at a time
+// is chosen so that they fit: 24 of 32 registers of 512 bits, 12 of 16 of fewer, where a strip is
+// worked on in parts.
+template <class T, int W>
+struct tile_kernel {
+  static constexpr int cols = W == 8 ? 8 : 4, wide = W * 8 / static_cast<int>(sizeof(T));
+  typedef T reg __attribute__((vector_size(W * 8)));
+  typedef T lane __attribute__((vector_size(W * 8), aligned(sizeof(T)), may_alias));
+
+  [[gnu::always_inline]] static inline void run(const tile_arguments<T>& args) {
+    constexpr index width = gram_panel<T>::width;
+    for (index first = 0; first < gram_panel<T>::tile_cols; first += cols)
+      for (index part = 0; part < width; part += 3 * wide) {
+        reg sum[cols][3] = {};
+        const T* a = args.rows + part;
+        const T* b = args.columns + first;
+        for (index k = 0; k < args.count; ++k, a += width, b += width) {
+          const reg a0 = *reinterpret_cast<const lane*>(a);
+          const reg a1 = *reinterpret_cast<const lane*>(a + wide);
+          const reg a2 = *reinterpret_cast<const lane*>(a + 2 * wide);
 #pragma GCC unroll 8
-      for (int c = 0; c < cols; ++c) {
-        sum[c][0] += a0 * b[c];
-        sum[c][1] += a1 * b[c];
-        sum[c][2] += a2 * b[c];
-      }
-    }
+          for (int c = 0; c < cols; ++c) {
+            sum[c][0] += a0 * b[c];
+            sum[c][1] += a1 * b[c];
+            sum[c][2] += a2 * b[c];
+          }
+        }
 #pragma GCC unroll 8
-    for (int c = 0; c < cols; ++c)
+        for (int c = 0; c < cols; ++c)
 #pragma GCC unroll 3
-      for (int r = 0; r < 3; ++r)
-        *reinterpret_cast<lane*>(out + c * width + part + r * wide) = sum[c][r];
+          for (int r = 0; r < 3; ++r)
+            *reinterpret_cast<lane*>(args.out + (first + c) * width + part + r * wide) = sum[c][r];
+      }
   }
-}
+};
 
-// Eight columns at a time, as a register file allows.
-template <class T>
-using tile_kernel = void (*)(const T* rows, const T* columns, index count, T* out);
+template <int W>
+using double_tile = tile_kernel<double, W>;
+template <int W>
+using single_tile = tile_kernel<float, W>;
 
-template <class T>
-void tile_baseline(const T* rows, const T* columns, index count, T* out) {
-  tile_of<T, 16, 4>(rows, columns, count, out);
-  tile_of<T, 16, 4>(rows, columns + 4, count, out + 4 * gram_panel<T>::width);
-}
-
-#ifdef IMPLICITGRAD_MULTIVERSION
-template <class T>
-__attribute__((target("arch=x86-64-v3"))) void tile_v3(const T* rows, const T* columns, index count,
-                                                       T* out) {
-  tile_of<T, 32, 4>(rows, columns, count, out);
-  tile_of<T, 32, 4>(rows, columns + 4, count, out + 4 * gram_panel<T>::width);
-}
-
-template <class T>
-__attribute__((target("arch=x86-64-v4"))) void tile_v4(const T* rows, const T* columns, index count,
-                                                       T* out) {
-  tile_of<T, 64, 8>(rows, columns, count, out);
-}
-#endif
-
-template <class T>
-tile_kernel<T> best_tile() {
-#ifdef IMPLICITGRAD_MULTIVERSION
-  const std::string_view level = simd_level();
-  if (level == "x86-64-v4") return tile_v4<T>;
-  if (level == "x86-64-v3") return tile_v3<T>;
-#endif
-  return tile_baseline<T>;
-}
+auto best_tile(const double*) { return best_version<double_tile, tile_arguments<double>>(); }
+auto best_tile(const float*) { return best_version<single_tile, tile_arguments<float>>(); }
 
 }  // namespace
 
@@ -115,9 +100,9 @@ void gram_panel<T>::pack(index k, const double* v, const double* scale, index co
 
 template <class T>
 void gram_panel<T>::tile(index strip, index column, index count, T* out) const {
-  static const tile_kernel<T> kernel = best_tile<T>();
-  const T* rows = data_.data() + strip * depth_ * width;
-  kernel(rows, data_.data() + column / width * depth_ * width + column % width, count, out);
+  static const auto kernel = best_tile(data_.data());
+  kernel({data_.data() + strip * depth_ * width,
+          data_.data() + column / width * depth_ * width + column % width, count, out});
 }
 
 template <class T>

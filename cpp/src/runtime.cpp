@@ -6,6 +6,8 @@
 #include <chrono>
 #include <stdexcept>
 
+#include "implicitgrad/multiversion.hpp"
+
 namespace implicitgrad {
 
 namespace {
@@ -16,15 +18,24 @@ std::atomic<void (*)()> interrupt_hook{nullptr};
 
 int default_threads() { return omp_get_max_threads(); }
 
-const char* simd_level() {
+int simd_width() {
 #ifdef IMPLICITGRAD_MULTIVERSION
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-    return "x86-64-v4";
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "x86-64-v3";
+  static const int width = [] {
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+      return 8;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 4 : 2;
+  }();
+  return width;
+#else
+  return compiled_width;
 #endif
-  return "baseline";
+}
+
+const char* simd_level() {
+  const int width = simd_width();
+  return width == 8 ? "x86-64-v4" : width == 4 ? "x86-64-v3" : "baseline";
 }
 
 void set_interrupt_hook(void (*hook)()) { interrupt_hook = hook; }

@@ -25,6 +25,9 @@ class dense_matrix : public Matrix {
            index ldz) const override;
   void accumulate(index begin, index end, const double* w, index ldz, index k, double* out,
                   index ld) const override;
+  void pass(index begin, index end, const double* v, index ld, index k, row_function row_op,
+            double* out, double* workspace) const override;
+  index pass_workspace(index k) const override;
   void accumulate_squares(index begin, index end, const double* w, double* out) const override;
   void row_squares(index begin, index end, double* out) const override;
   void copy_scaled(index begin, index end, const double* scale, double* out,
@@ -32,6 +35,8 @@ class dense_matrix : public Matrix {
   bool finite(index begin, index end) const override;
 
  private:
+  bool in_strips() const;
+
   const T* data_;
   index rows_, cols_, ld_;
   layout order_;

@@ -47,29 +47,27 @@ void rearrange(arranged<const double> from, arranged<double> to, int n_threads);
 template <class RowOp>
 void block_pass(const Matrix& x, bool intercept, arranged<const double> v, RowOp&& row_op,
                 arranged<double> out, int n_threads) {
-  const index p = x.cols(), k = v.k, panel = x.panel_rows(), size = v.size * k;
+  const index p = x.cols(), k = v.k, size = v.size * k, workspace = x.pass_workspace(k);
   const row_blocks blocks = x.blocks(k);
   const index count = blocks.count(), live = std::min(count, live_blocks(size));
   const int threads = static_cast<int>(std::min<index>(n_threads, live));
 
-  std::vector<double> panels(static_cast<std::size_t>(threads * panel * k));
+  std::vector<double> workspaces(static_cast<std::size_t>(threads * workspace));
   const auto run_block = [&](index b, double* data, int slot) {
-    double* z = panels.data() + slot * panel * k;
     arranged<double> sum = out;
     sum.data = data;
     std::fill_n(data, size, 0.0);
-    for (index begin = blocks.begin(b); begin < blocks.end(b); begin += panel) {
-      const index end = std::min(begin + panel, blocks.end(b)), rows = end - begin;
-      x.dot(begin, end, v.data, v.ld, k, z, panel);
+    const auto rows = [&](index begin, index n, double* z, index ldz) {
       if (intercept)
         for (index c = 0; c < k; ++c)
-          for (index i = 0; i < rows; ++i) z[c * panel + i] += v.at(p, c);
-      row_op(begin, rows, b, z, panel);
-      x.accumulate(begin, end, z, panel, k, data, sum.ld);
+          for (index i = 0; i < n; ++i) z[c * ldz + i] += v.at(p, c);
+      row_op(begin, n, b, z, ldz);
       if (intercept)
         for (index c = 0; c < k; ++c)
-          for (index i = 0; i < rows; ++i) sum.at(p, c) += z[c * panel + i];
-    }
+          for (index i = 0; i < n; ++i) sum.at(p, c) += z[c * ldz + i];
+    };
+    x.pass(blocks.begin(b), blocks.end(b), v.data, v.ld, k, rows, data,
+           workspaces.data() + slot * workspace);
   };
 
   if (count == 1) {

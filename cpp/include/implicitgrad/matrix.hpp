@@ -10,6 +10,24 @@
 
 namespace implicitgrad {
 
+/// A borrowed function of (begin, count, z, ldz), which turns the rows [begin, begin + count) of Z
+/// into those of W in place. It must outlive the call it is handed to.
+class row_function {
+ public:
+  template <class F>
+  row_function(const F& f)  // NOLINT: meant to convert
+      : object_(&f), call_([](const void* object, index begin, index count, double* z, index ldz) {
+          (*static_cast<const F*>(object))(begin, count, z, ldz);
+        }) {}
+  void operator()(index begin, index count, double* z, index ldz) const {
+    call_(object_, begin, count, z, ldz);
+  }
+
+ private:
+  const void* object_;
+  void (*call_)(const void*, index, index, double*, index);
+};
+
 class Matrix {
  public:
   virtual ~Matrix() = default;
@@ -41,6 +59,15 @@ class Matrix {
   /// out += X[begin:end]ᵀ W. Cost as for dot.
   virtual void accumulate(index begin, index end, const double* w, index ldz, index k, double* out,
                           index ld) const = 0;
+
+  /// out += X[begin:end]ᵀ W with W = row_op(X[begin:end] V), the rows [begin, end) being a whole
+  /// row block; row_op sees each row once, in an order that depends on the shape only. V and out
+  /// are p × k with columns `ld` apart. Cost: reads X once; 4 k flops per entry.
+  virtual void pass(index begin, index end, const double* v, index ld, index k, row_function row_op,
+                    double* out, double* workspace) const;
+
+  /// Doubles that `pass` needs as its workspace.
+  virtual index pass_workspace(index k) const { return panel_rows() * k; }
 
   /// out_j += Σ_i w_i x_ij².
   virtual void accumulate_squares(index begin, index end, const double* w, double* out) const = 0;
