@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg
+import scipy.signal
 import scipy.sparse
 from scipy.special import expit
 
@@ -51,10 +52,12 @@ def make(
     n_val: int | None = None,
     groups: int | None = None,
     per_row: int | None = None,
+    correlation: float = 0.0,
     seed: int = 0,
 ) -> Problem:
     """Linear predictors of standard deviation 2 on columns whose scales fall from 1 to `smallest`;
-    labels from a logistic model, or targets with unit noise. λ = log `strength`, one a feature or
+    labels from a logistic model, or targets with unit noise. Each column of a dense X has the
+    `correlation` given with its neighbour. λ = log `strength`, one a feature or
     one for each of `groups`. Sparse (CSR), with about `per_row` entries a row, where that is given.
     """
     rng = np.random.default_rng(seed)
@@ -72,6 +75,10 @@ def make(
         X = np.empty((rows, p))
         for i in range(0, rows, 10_000):  # in pieces, so that memory beyond X stays small
             rng.standard_normal(out=X[i : i + 10_000])
+            if correlation:
+                part = X[i : i + 10_000]
+                part[:, 1:] *= np.sqrt(1 - correlation**2)
+                X[i : i + 10_000] = scipy.signal.lfilter([1.0], [1.0, -correlation], part)
             X[i : i + 10_000] *= scales
         return X
 

@@ -1,16 +1,14 @@
 """Whether method="auto" chooses well: every fixed method beside it, over shapes and conditioning.
 
     python bench/bench_auto.py [--quick] [--case 20000x200 …] [--loss logistic squared]
-                               [--kappa easy hard] [--threads 2] [--json auto.json]
+                               [--kappa easy scaled correlated] [--threads 2] [--json auto.json]
 
 A certified hypergradient to a relative 1e-6, on an f and g on which nothing has been computed. "easy":
-columns of one scale, a penalty of 0.1 per feature; "hard": scales from 1 down to 0.03, a penalty of
-1e-5. Methods take turns; those that do not succeed, or whose first call took five times as long as the
-fastest, are named and left out of the turns. A sparse X is skipped where it is refused. The last
-column is auto over the best fixed method, a median over the rounds (wanted: at most 1.3).
-
-Where OpenMP's waiting threads and BLAS's compete for the same cores, times of milliseconds scatter
-widely; OMP_WAIT_POLICY=passive in the environment shows the methods without that (--json records it).
+columns of one scale, a penalty of 0.1 per feature; "scaled": scales from 1 down to 0.03, a penalty of
+1e-5; "correlated": the same, each column with a correlation of 0.98 with its neighbour. Methods
+take turns; those that do not succeed, or whose first call took five times as long as the fastest, are
+named and left out of the turns. The last column is auto over the best fixed method, a median over the
+rounds (wanted: at most 1.3).
 """
 
 from __future__ import annotations
@@ -28,7 +26,16 @@ SHAPES = [
 SPARSE = [(100_000, 1000, 10), (20_000, 20_000, 30)]  # n, p, entries a row
 CASES = {f"{n}x{p}": (n, p, None) for n, p in SHAPES}
 CASES |= {f"{n}x{p}, {k} a row": (n, p, k) for n, p, k in SPARSE}
-KAPPA = {"easy": (1.0, 0.1), "hard": (0.03, 1e-5)}  # smallest scale, strength
+# Smallest scale, strength, correlation of neighbouring columns.
+KAPPA = {"easy": (1.0, 0.1, 0.0), "scaled": (0.03, 1e-5, 0.0), "correlated": (0.03, 1e-5, 0.98)}
+# The fixed choices: method and preconditioner.
+FIXED = {
+    "cholesky": ("cholesky", "auto"),
+    "jacobi": ("cg", "jacobi"),
+    "sketch": ("cg", "sketch"),
+    "gram": ("cg", "gram"),
+    "minres": ("minres", "auto"),
+}
 LARGEST_FACTOR = 5000  # features beyond which H is not formed for the comparison
 TARGET = 1.3
 
@@ -46,13 +53,11 @@ def main() -> None:
     names = args.case or (list(CASES)[:3] if args.quick else list(CASES))
     if args.quick:
         args.rounds, args.seconds = 5, 0.5
-    from implicitgrad import solvers
-
-    fixed = [name for name in solvers.METHODS if name != "auto"]
+    fixed = list(FIXED)
     print(
         f"milliseconds (medians), {args.threads} threads; (n): not in the turns, first call or why"
     )
-    print(f"{'problem':<34}" + "".join(f"{m:>14}" for m in (*fixed, "auto")) + f"{'auto/best':>11}")
+    print(f"{'problem':<38}" + "".join(f"{m:>11}" for m in (*fixed, "auto")) + f"{'auto/best':>11}")
     rows = []
     for name in names:
         for loss in args.loss:
@@ -69,13 +74,17 @@ def compare(name: str, loss: str, kappa: str, fixed: list[str], args: Any) -> di
     import _problems
     import implicitgrad as ig
 
-    (n, p, per_row), (smallest, strength) = CASES[name], KAPPA[kappa]
+    (n, p, per_row), (smallest, strength, near) = CASES[name], KAPPA[kappa]
     title = f"{name} {loss} {kappa}"
-    problem = _problems.make(n, p, loss, smallest=smallest, strength=strength, per_row=per_row)
+    if near and per_row is not None:
+        return None
+    problem = _problems.make(
+        n, p, loss, smallest=smallest, strength=strength, per_row=per_row, correlation=near
+    )
     try:
         theta = problem.train()
     except (TypeError, ValueError) as refused:
-        print(f"{title:<34} skipped, {refused}")
+        print(f"{title:<38} skipped, {refused}")
         return None
 
     def ready(method: str, limit: float | None = None) -> Any:
@@ -87,10 +96,11 @@ def compare(name: str, loss: str, kappa: str, fixed: list[str], args: Any) -> di
             if limit is not None and time.perf_counter() - begin > limit:
                 raise StopIteration
 
-        given: dict[str, Any] = {"options": {"warn": False}}
+        way, preconditioner = FIXED.get(method, ("auto", "auto"))
+        given: dict[str, Any] = {"options": {"warn": False, "preconditioner": preconditioner}}
         if limit is not None:
             given["callback"] = watch
-        return lambda: ig.implicit_grad(f, g, theta, problem.lam, method, **given)
+        return lambda: ig.implicit_grad(f, g, theta, problem.lam, way, **given)
 
     probes: dict[str, float] = {}
     why: dict[str, str] = {}
@@ -126,7 +136,7 @@ def compare(name: str, loss: str, kappa: str, fixed: list[str], args: Any) -> di
             cells.append(f"({why.get(method) or f'{1e3 * probes[method]:.0f}'})")
     of_best = _common.ratio(seconds["auto"], seconds[best]) if best else float("nan")
     print(
-        f"{title:<34}" + "".join(f"{cell:>14}" for cell in cells) + f"{of_best:11.2f}"
+        f"{title:<38}" + "".join(f"{cell:>11}" for cell in cells) + f"{of_best:11.2f}"
         f"  {chosen}, best {best}",
         flush=True,
     )

@@ -11,6 +11,9 @@ namespace {
 
 // No rate of convergence is believed before this many iterations.
 constexpr index least_iterations = 3;
+// Products that a solve with the diagonal takes where it converges fast, the diagonal itself
+// included. A sketch that costs no more is not a risk.
+constexpr double least_with_diagonal = 15.0;
 // What the solves of a training, or of some steps in λ, gain together.
 constexpr double lasting_nats = 60.0;
 
@@ -91,7 +94,8 @@ kept_preconditioner::choice kept_preconditioner::first(const sampled_hessian& at
   const sketch_plan plan = pays ? lasting : best_sketch(shape, nats);
   if (plan.rows == 0) return jacobi(at, nats);
   const bool at_once = kind_ == preconditioning::sketch || hard_ || pays;
-  if (at_once || plan.setup <= cost::product(shape)) return sketched(at, plan, nats);
+  if (at_once || plan.total <= least_with_diagonal * cost::product(shape))
+    return sketched(at, plan, nats);
   return jacobi(at, nats);
 }
 

@@ -37,10 +37,10 @@ row_sketch::row_sketch(std::shared_ptr<const Matrix> x, bool intercept, const do
       n_(x->rows()),
       m_(std::clamp<index>(rows, 1, n_)),
       size_(x->cols() + (intercept ? 1 : 0)) {
-  std::vector<index> chosen = stratified_rows(n_, m_, seed);
-  const double share = static_cast<double>(n_) / static_cast<double>(m_);
-  for (const index i : chosen) weight_.push_back(std::sqrt(share * d[i]));
-  x_ = m_ == n_ ? std::move(x) : std::make_shared<row_subset>(std::move(x), std::move(chosen));
+  row_sample sample = stratified_rows(d, n_, m_, seed);
+  m_ = static_cast<index>(sample.rows.size());
+  for (index s = 0; s < m_; ++s) weight_.push_back(std::sqrt(sample.share[s] * d[sample.rows[s]]));
+  x_ = m_ == n_ ? std::move(x) : std::make_shared<row_subset>(std::move(x), std::move(sample.rows));
 
   // A part of the sample shows the size of each column.
   const index seen = std::min<index>(m_, 1024), p = x_->cols();

@@ -1,6 +1,8 @@
 #include "implicitgrad/row_subset.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <numeric>
 
 namespace implicitgrad {
 
@@ -71,15 +73,38 @@ bool row_subset::finite(index begin, index end) const {
   return all;
 }
 
-std::vector<index> stratified_rows(index n, index m, std::uint64_t seed) {
-  std::vector<index> rows;
-  rows.reserve(static_cast<std::size_t>(m));
-  for (index s = 0; s < m; ++s) {
-    const index begin = s * n / m, length = (s + 1) * n / m - begin;
-    rows.push_back(begin + static_cast<index>(mixed(seed ^ mixed(static_cast<std::uint64_t>(s))) %
-                                              static_cast<std::uint64_t>(length)));
+row_sample stratified_rows(const double* d, index n, index m, std::uint64_t seed) {
+  row_sample sample;
+  if (m >= n) {
+    sample.rows.resize(static_cast<std::size_t>(n));
+    std::iota(sample.rows.begin(), sample.rows.end(), index{0});
+    sample.share.assign(static_cast<std::size_t>(n), 1.0);
+    return sample;
   }
-  return rows;
+  const double total = std::accumulate(d, d + n, 0.0), even = 1.0 / static_cast<double>(n);
+  const bool weighted = total > 0.0 && std::isfinite(total);
+  const auto strata = static_cast<double>(m);
+  double passed = 0.0;  // the weight of the rows before row i
+  index s = 0;
+  const auto point = [&] {  // in the stratum s
+    const std::uint64_t bits = mixed(seed ^ mixed(static_cast<std::uint64_t>(s)));
+    return (static_cast<double>(s) + static_cast<double>(bits >> 11) * 0x1p-53) / strata;
+  };
+  double next = point();
+  for (index i = 0; i < n && s < m; ++i) {
+    const double weight = weighted ? 0.5 * (d[i] / total + even) : even;
+    passed += weight;
+    index hits = 0;
+    // What rounding leaves of the last strata belongs to the last row.
+    while (s < m && (next < passed || i == n - 1)) {
+      ++hits;
+      if (++s < m) next = point();
+    }
+    if (hits == 0) continue;
+    sample.rows.push_back(i);
+    sample.share.push_back(static_cast<double>(hits) / (strata * weight));
+  }
+  return sample;
 }
 
 }  // namespace implicitgrad

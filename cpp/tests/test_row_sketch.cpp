@@ -117,18 +117,42 @@ TEST_CASE("extreme scales, zero weights and NaN leave a finite positive map") {
     }
 }
 
-TEST_CASE("stratified rows: one a stratum, in order, the same for a seed") {
-  for (const index n : {1, 2, 10, 1000})
+TEST_CASE("a sample of rows: in order, the same for a seed, right on average, fair to heavy rows") {
+  for (const index n : {1, 2, 10, 1000}) {
+    random_source random(static_cast<std::uint64_t>(n));
+    std::vector<double> d;
+    for (index i = 0; i < n; ++i) d.push_back(std::pow(random.unit(), 8.0));
+    d[n / 2] = 50.0;
     for (const index m : {index{1}, (n + 1) / 2, n}) {
-      const std::vector<index> rows = stratified_rows(n, m, 7);
-      REQUIRE(static_cast<index>(rows.size()) == m);
-      for (index s = 0; s < m; ++s) {
-        CHECK(rows[s] >= s * n / m);
-        CHECK(rows[s] < (s + 1) * n / m);
-      }
-      CHECK(rows == stratified_rows(n, m, 7));
+      CAPTURE(n);
+      CAPTURE(m);
+      const row_sample sample = stratified_rows(d.data(), n, m, 7);
+      CHECK(static_cast<index>(sample.rows.size()) <= m);
+      CHECK(std::is_sorted(sample.rows.begin(), sample.rows.end()));
+      CHECK(std::adjacent_find(sample.rows.begin(), sample.rows.end()) == sample.rows.end());
+      CHECK(sample.rows == stratified_rows(d.data(), n, m, 7).rows);
+      if (m == n) CHECK(sample.share == std::vector<double>(n, 1.0));
     }
-  CHECK(stratified_rows(1000, 100, 1) != stratified_rows(1000, 100, 2));
+  }
+  const index n = 1000, m = 100;
+  std::vector<double> d(n, 1e-3), a;
+  d[137] = 20.0;
+  random_source random(8);
+  for (index i = 0; i < n; ++i) a.push_back(random.unit());
+  double want = 0.0, mean = 0.0;
+  for (index i = 0; i < n; ++i) want += a[i];
+  for (std::uint64_t seed = 0; seed < 200; ++seed) {
+    const row_sample sample = stratified_rows(d.data(), n, m, seed);
+    CHECK(std::find(sample.rows.begin(), sample.rows.end(), 137) != sample.rows.end());
+    for (std::size_t s = 0; s < sample.rows.size(); ++s)
+      mean += sample.share[s] * a[sample.rows[s]] / 200.0;
+  }
+  CHECK(std::abs(mean - want) <= 0.03 * want);
+  CHECK(stratified_rows(d.data(), n, m, 1).rows != stratified_rows(d.data(), n, m, 2).rows);
+  for (const double bad : {0.0, testing::nan, testing::inf}) {
+    d[5] = bad == 0.0 ? d[5] : bad;
+    CHECK(!stratified_rows(std::vector<double>(n, bad).data(), n, m, 1).rows.empty());
+  }
 }
 
 TEST_CASE("a subset of rows does what those rows do") {

@@ -39,8 +39,17 @@ class row_subset : public Matrix {
   std::vector<index> chosen_;
 };
 
-/// m of the rows 0 … n − 1 in increasing order: one drawn from each of m strata of about equal
-/// length, so that data in any order is covered evenly. All of them for m = n.
-std::vector<index> stratified_rows(index n, index m, std::uint64_t seed);
+/// A sample of rows, in increasing order, and what each counts for: Σ_s share_s a(row_s) estimates
+/// Σ_i a_i.
+struct row_sample {
+  std::vector<index> rows;
+  std::vector<double> share;
+};
+
+/// At most m of the rows 0 … n − 1, all of them for m = n. The line of their weights is cut into m
+/// strata and a point drawn from each, so that data in any order is covered evenly; a row's weight is
+/// half d_i/Σd and half 1/n, so that the rows which count most are seldom missed and no draw counts
+/// for more than 2 n/m.
+row_sample stratified_rows(const double* d, index n, index m, std::uint64_t seed);
 
 }  // namespace implicitgrad

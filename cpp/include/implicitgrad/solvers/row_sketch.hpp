@@ -1,6 +1,6 @@
 // The Hessian of a linear model with its sum over n rows replaced by one over m of them,
 //
-//   H ≈ (n/m) Σ_{i in sample} d_i r_i r_iᵀ + diag(strength),      r_i = [x_i 1],
+//   H ≈ Σ_{i in sample} share_i d_i r_i r_iᵀ + diag(strength),      r_i = [x_i 1],
 //
 // factored: a preconditioner for CG. With m = n it is H itself, up to the precision it is formed
 // in.
@@ -55,7 +55,7 @@ class row_sketch : public Operator {
   bool intercept_;
   int n_threads_;
   index n_, m_, size_;
-  std::vector<double> weight_;    // √(d_i n/m), one a sampled row
+  std::vector<double> weight_;    // √(share_i d_i), one a sampled row
   std::vector<double> scale_;     // powers of two: A diag(scale) has columns of norm about one
   std::vector<double> gram_;      // diag(scale) AᵀA diag(scale), lower triangle (primal)
   bool in_double_ = false;        // precision of gram_
