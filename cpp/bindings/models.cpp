@@ -89,7 +89,8 @@ void register_models(py::module_& m) {
              const problem_shape shape = at.shape();
              const sketch_plan plan = best_sketch(shape, nats);
              return py::make_tuple(cost::product(shape), direct(shape),
-                                   plan.rows > 0 ? plan.total : HUGE_VAL);
+                                   plan.rows > 0 ? plan.total : HUGE_VAL,
+                                   least_with_diagonal * cost::product(shape));
            })
       .def("errors",
            [](const linearization& at) {

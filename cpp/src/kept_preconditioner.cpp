@@ -11,9 +11,6 @@ namespace {
 
 // No rate of convergence is believed before this many iterations.
 constexpr index least_iterations = 3;
-// Products that a solve with the diagonal takes where it converges fast, the diagonal itself
-// included. A sketch that costs no more is not a risk.
-constexpr double least_with_diagonal = 15.0;
 // What the solves of a training, or of some steps in λ, gain together.
 constexpr double lasting_nats = 60.0;
 
@@ -149,6 +146,11 @@ solve_report kept_preconditioner::solve(const sampled_hessian& at, const_block b
       total.see_curvature(high);
     } else {
       total = report;
+    }
+    if (with.sketched) {
+      const auto& sketch = static_cast<const row_sketch&>(*with.inverse);
+      for (const double estimate : {sketch.curvature_min(), sketch.curvature_max()})
+        if (std::isfinite(estimate)) total.see_curvature(estimate);
     }
     total.iterations = iterations;
     total.products = products;

@@ -129,12 +129,43 @@ void row_sketch::factor(const std::vector<double>& strength) {
   }
   if (dual()) {
     if (!factor_dual<float>()) factor_dual<double>();
-    return;
-  }
-  if (in_double_ || !factor_primal<float>()) {
+  } else if (in_double_ || !factor_primal<float>()) {
     if (!in_double_) form_gram<double>();
     factor_primal<double>();
   }
+  estimate_curvature();
+}
+
+void row_sketch::estimate_curvature() {
+  if (dual()) {
+    curvature_min_ = *std::min_element(strength_.begin(), strength_.end());
+    curvature_max_ = -HUGE_VAL;
+    return;
+  }
+  const index q = size_;
+  const auto normalise = [q](std::vector<double>& v) {
+    const double norm = host_space::norm(q, v.data());
+    host_space::axpby(q, 1.0 / norm, v.data(), 0.0, v.data());
+    return norm;
+  };
+  std::vector<double> v(static_cast<std::size_t>(q)), w(v.size());
+  for (index i = 0; i < q; ++i) v[i] = 1.0 + 0.5 * std::sin(1.7 * static_cast<double>(i + 1));
+  w = v;
+  double growth = 0.0, shrinkage = 0.0;
+  for (int step = 0; step < 4; ++step) {
+    normalise(v);
+    // H ≈ B⁻¹ L Lᵀ B⁻¹, B = diag(balance).
+    for (index i = 0; i < q; ++i) v[i] /= balance_[i];
+    cholesky_product(q, factor_.data(), v.data());
+    for (index i = 0; i < q; ++i) v[i] /= balance_[i];
+    growth = host_space::norm(q, v.data());
+    normalise(w);
+    apply({w.data(), q, 1}, {w.data(), q, 1});
+    shrinkage = host_space::norm(q, w.data());
+  }
+  const double off = exact() ? 1e-4 : 0.3;
+  curvature_max_ = (1.0 - off) * growth;
+  curvature_min_ = (1.0 + off) / shrinkage;
 }
 
 template <class T>

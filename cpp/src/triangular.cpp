@@ -7,6 +7,7 @@
 #include "implicitgrad/multiversion.hpp"
 #include "implicitgrad/parallel.hpp"
 #include "implicitgrad/runtime.hpp"
+#include "implicitgrad/space.hpp"
 
 namespace implicitgrad {
 
@@ -107,6 +108,15 @@ bool cholesky_decompose(index n, double* a, int n_threads) {
     });
   }
   return true;
+}
+
+void cholesky_product(index n, const double* l, double* v) {
+  for (index j = 0; j < n; ++j) v[j] = host_space::dot(n - j, l + j * n + j, v + j);
+  for (index j = n - 1; j >= 0; --j) {
+    const double value = v[j];
+    v[j] = 0.0;
+    host_space::axpby(n - j, value, l + j * n + j, 1.0, v + j);
+  }
 }
 
 void cholesky_solve(index n, const double* l, double* b, index columns) {

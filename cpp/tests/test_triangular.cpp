@@ -63,6 +63,13 @@ TEST_CASE("solves with several right-hand sides") {
       for (index j = 0; j < n; ++j)
         for (index i = 0; i < n; ++i) b[c * n + i] += a[j * n + i] * want[c * n + j];
     cholesky_solve(n, l.data(), b.data(), 3);
+    for (index c = 0; c < 3; ++c) {  // A times the solution is the right-hand side
+      std::vector<double> v(want.begin() + c * n, want.begin() + (c + 1) * n);
+      cholesky_product(n, l.data(), v.data());
+      std::vector<double> product(v);
+      cholesky_solve(n, l.data(), product.data(), 1);
+      for (index i = 0; i < n; ++i) CHECK(product[i] == doctest::Approx(want[c * n + i]));
+    }
     double worst = 0.0;
     for (index i = 0; i < n * 3; ++i) worst = std::max(worst, std::abs(b[i] - want[i]));
     CHECK(worst <= 1e-12 * static_cast<double>(n));

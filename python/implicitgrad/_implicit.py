@@ -61,7 +61,8 @@ def implicit_grad(
     lam : array, shape (n_lam,)
         Hyperparameters.
     method : {"auto", "cholesky", "cg", "minres", "neumann", "identity"} or callable
-        How H q = ∇θg is solved. "auto" factors H where that is cheap and uses CG elsewhere; "minres"
+        How H q = ∇θg is solved. "auto" factors H where a cost model finds that cheapest and uses CG
+        elsewhere; "minres"
         is for a Hessian that may be indefinite; "identity" takes q = ∇θg. A callable
         ``solve(hess, b)`` returns x or (x, info).
     tol : float, optional
@@ -81,8 +82,10 @@ def implicit_grad(
             Pay for an error estimate where the method stops by a fixed number of terms.
         damping : float, default 0
             Solve (H + damping · I) q = ∇θg; the bias is counted in the error.
-        preconditioner : {"auto", "jacobi", "none"}, operator or callable
-            For CG: applies an approximation of H⁻¹.
+        preconditioner : {"auto", "jacobi", "sketch", "gram", "none"}, operator or callable
+            For CG: applies an approximation of H⁻¹. For the library's objectives, "sketch" factors a
+            Hessian of sampled rows and "gram" one of all rows, in single precision (of order
+            min(n, p)); "auto" starts with the diagonal, "jacobi", and takes a sketch where that pays.
         terms, step_size : int, float
             For Neumann: q = α Σ_{j<terms} (I − αH)^j ∇θg. By default as many terms as tol needs,
             and α from an estimate of λmax(H).

@@ -39,8 +39,10 @@ def train(
 
     Notes
     -----
-    Newton steps come from a Cholesky factor up to about a thousand parameters and from CG beyond;
-    where the Hessian is not positive definite the step is damped until it descends [1]_.
+    Newton steps come from a Cholesky factor where that is cheap, and else from CG with a
+    preconditioner that is kept from step to step (``docs/cost-model.md``); where the Hessian is not
+    positive definite the step is damped until it descends [1]_. The last point's linearisation and
+    preconditioner serve an `implicit_grad` that follows with the same f, theta and lam.
 
     References
     ----------

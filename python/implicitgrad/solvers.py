@@ -62,10 +62,10 @@ def callback_operator(operator: Any, n: int) -> Any:
 
 
 def is_direct(hess: Any, at: Any) -> bool:
-    """Whether "auto" forms and factors this Hessian: where that costs less than CG with a sketch."""
+    """Whether "auto" forms and factors this Hessian: where that costs less than CG."""
     if isinstance(at, NativeLinearization):
-        _, direct, sketched = at._core.costs(NATS)
-        return direct <= max(sketched, SMALL)
+        _, direct, sketched, diagonal = at._core.costs(NATS)
+        return direct <= max(min(sketched, diagonal), SMALL)
     return hess.size <= DIRECT_CALLABLE
 
 
@@ -386,7 +386,7 @@ def make_checker(solver: Any, hess: Any, at: Any, solution: Solution, as_asked: 
     """The solver for the certificate of a `solution`: a factor of H where that is cheap beside what
     has been spent, or else CG."""
     if isinstance(at, NativeLinearization):
-        product, direct, _ = at._core.costs(NATS)
+        product, direct, *_ = at._core.costs(NATS)
         cheap = direct <= max(product * (4 + solution.nit / 4), SMALL)
     else:
         cheap = hess.size <= DIRECT_CALLABLE

@@ -51,6 +51,10 @@ sketch_plan sketch_of(const problem_shape& shape, index m, double nats);
 /// The best number of rows. Where X has fewer rows than columns that is all of them (the dual).
 sketch_plan best_sketch(const problem_shape& shape, double nats);
 
+/// Products that a solve with the diagonal takes where it converges fast, the diagonal itself
+/// included. A sketch or a factor that costs no more is not a risk.
+inline constexpr double least_with_diagonal = 15.0;
+
 /// Factoring H in double precision and solving with it.
 double direct(const problem_shape& shape);
 

@@ -11,6 +11,9 @@ namespace implicitgrad {
 /// Cost: n³/3 flops; n² words of memory beside A.
 bool cholesky_decompose(index n, double* a, int n_threads);
 
+/// v ← L Lᵀ v. Cost: L is read twice.
+void cholesky_product(index n, const double* l, double* v);
+
 /// b ← (L Lᵀ)⁻¹ b for each of `columns` vectors. Cost: L is read twice, 2 n² flops a column.
 void cholesky_solve(index n, const double* l, double* b, index columns);
 

@@ -48,7 +48,7 @@ struct solve_report {
   index products = 0;            // products with A, counted by column
   std::vector<double> residual;  // true ‖b − Ax‖₂ / ‖b‖₂, one a column, recomputed at the end
   // Smallest and largest Rayleigh quotients met (Ritz values where there is no preconditioner):
-  // estimates of A's spectrum, always inside it up to rounding.
+  // estimates of A's spectrum, inside it up to rounding unless they come from a sketch of A.
   double curvature_min = std::numeric_limits<double>::infinity();
   double curvature_max = -std::numeric_limits<double>::infinity();
   // Condition number of the preconditioned matrix as its Ritz values show it, from below; 1 if

@@ -39,10 +39,17 @@ class row_sketch : public Operator {
   /// Cost: 2 p² flops a column; in the dual 2 m², and two reads of the sampled rows.
   void apply(const_block v, block out) const override;
 
+  /// Estimates of H's extreme eigenvalues, which CG with a good preconditioner does not come to
+  /// see: those of the factored matrix by a few power and inverse iterations, drawn in by what the
+  /// sample may be off. In the dual the smallest strength, and no largest (−∞).
+  double curvature_min() const { return curvature_min_; }
+  double curvature_max() const { return curvature_max_; }
+
   index rows() const { return m_; }
   bool exact() const { return m_ == n_; }
 
  private:
+  void estimate_curvature();
   bool dual() const { return m_ < size_; }
   template <class T>
   void form_gram();
@@ -62,6 +69,7 @@ class row_sketch : public Operator {
   std::vector<double> strength_;  // with the intercept's
   std::vector<double> balance_;   // powers of two: the factor is that of diag(balance) (…)
   std::vector<double> factor_;
+  double curvature_min_ = 0.0, curvature_max_ = 0.0;
 };
 
 }  // namespace implicitgrad
