@@ -6,6 +6,7 @@
 #include "arrays.hpp"
 #include "implicitgrad/dense_matrix.hpp"
 #include "implicitgrad/linear_model.hpp"
+#include "implicitgrad/space.hpp"
 #include "register.hpp"
 
 namespace implicitgrad::python {
@@ -56,6 +57,10 @@ std::shared_ptr<linearization> linearize(const linear_model& f, const block_arra
   py::gil_scoped_release release;
   return std::const_pointer_cast<linearization>(
       std::static_pointer_cast<const linearization>(f.linearize(at.data, hyper.data)));
+}
+
+double norm(const std::vector<double>& v) {
+  return host_space::norm(static_cast<index>(v.size()), v.data());
 }
 
 block_array cross(const linearization& at, const block_array& u, index n_theta) {
@@ -116,10 +121,11 @@ void register_models(py::module_& m) {
       });
 
   py::class_<linearization, std::shared_ptr<linearization>>(m, "Linearization")
-      .def_property_readonly("fun", &linearization::fun)
-      .def_property_readonly("jac", [](const linearization& at) { return copy_vector(at.jac()); })
-      .def_property_readonly("jac_lam",
-                             [](const linearization& at) { return copy_vector(at.jac_lam()); })
+      .def("first_order",
+           [](const linearization& at) {
+             return py::make_tuple(at.fun(), copy_vector(at.jac()), norm(at.jac()),
+                                   copy_vector(at.jac_lam()), norm(at.jac_lam()));
+           })
       .def_property_readonly("hess",
                              [](const std::shared_ptr<linearization>& at) {
                                // Shares the ownership of the linearisation it belongs to.
@@ -145,8 +151,8 @@ void register_models(py::module_& m) {
              return cross(at, u, static_cast<index>(at.jac().size()));
            })
       .def("cross_transpose", &cross_transpose)
-      .def("cross_scale", [](const linearization& at, const block_array& q) {
-        return at.cross_scale(as_block(q, static_cast<index>(at.jac().size()), "q").data);
+      .def("cross_transpose_and_scale", [](const linearization& at, const block_array& q) {
+        return py::make_tuple(cross_transpose(at, q), at.cross_scale(q.data()));
       });
 }
 

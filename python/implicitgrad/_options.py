@@ -20,7 +20,7 @@ class Options:
     maxiter: int | None = None
     atol: float | None = None
     polish: bool = True
-    certify: bool = False
+    certify: bool | None = None
     damping: float = 0.0
     preconditioner: Any = "auto"
     terms: int | None = None
@@ -44,7 +44,7 @@ class Options:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, validate(value))
-        for name in ("damping", "polish", "certify", "warn"):
+        for name in ("damping", "polish", "warn"):
             if getattr(self, name) is None:
                 raise TypeError(f"{name} must not be None")
         if self.stop is not None and not callable(self.stop):
