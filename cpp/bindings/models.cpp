@@ -89,15 +89,6 @@ void register_models(py::module_& m) {
       });
   m.def("dense_matrix", &make_dense);
 
-  py::class_<error_terms>(m, "ErrorTerms")
-      .def_readonly("hess", &error_terms::hess)
-      .def_readonly("third", &error_terms::third)
-      .def_readonly("least", &error_terms::least)
-      .def_readonly("most", &error_terms::most)
-      .def_readonly("cross", &error_terms::cross)
-      .def_readonly("rate", &error_terms::rate)
-      .def_readonly("gradient_rounding", &error_terms::gradient_rounding)
-      .def_readonly("product_rounding", &error_terms::product_rounding);
   py::class_<Objective, std::shared_ptr<Objective>>(m, "NativeObjective")
       .def_property_readonly("n_theta", &Objective::n_theta)
       .def_property_readonly("n_lam", &Objective::n_lam);
@@ -143,8 +134,12 @@ void register_models(py::module_& m) {
            })
       .def("errors",
            [](const linearization& at) {
-             py::gil_scoped_release release;
-             return at.errors();
+             const error_terms e = [&] {
+               py::gil_scoped_release release;
+               return at.errors();
+             }();
+             return py::make_tuple(e.hess, e.third, e.least, e.most, e.cross, e.rate,
+                                   e.gradient_rounding, e.product_rounding);
            })
       .def("cross",
            [](const linearization& at, const block_array& u) {

@@ -55,13 +55,13 @@ class Answer:
         self.residual = rest / size if size > 0 else rest
         self.nhev += 1
 
-    def fail(self, why: str) -> ImplicitGradResult:
-        """No estimate could be made, or the theorem does not apply."""
+    def fail(self, why: str, final: bool = False) -> ImplicitGradResult:
+        """No estimate could be made or was wanted, or the theorem does not apply."""
         grad = self.point.hypergradient(self.q)
         if not all_finite(grad):
             why = "non_finite"
         allowed = self.goal.allowed(self.point, self.q, grad)
-        return self._result(grad, math.inf, allowed, why, final=why not in _OPEN)
+        return self._result(grad, math.inf, allowed, why, final or why not in _OPEN)
 
     def certified(self, found: Certified, limited: str | None) -> ImplicitGradResult:
         self.nhev += found.nhev

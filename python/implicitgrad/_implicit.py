@@ -216,10 +216,11 @@ def _solve(
     if solution.status == "negative_curvature" and not options.damping:
         return answer.fail(solution.status)
     answer.step = getattr(solver, "step", math.nan)
+    if not estimate:
+        why = "uncertified" if solution.status in _DONE else solution.status
+        return answer.fail(why, final=True)
     if solution.status == "diverged" and not options.certify:
         return answer.fail("diverged")
-    if not estimate:
-        return answer.fail("uncertified" if solution.status in _DONE else solution.status)
     if solver.fixed_terms and not options.certify:
         return answer.fail("terms")
     solver.monitor = None

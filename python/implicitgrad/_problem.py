@@ -34,7 +34,10 @@ class Problem:
 
     @property
     def from_values(self) -> bool:
-        return any(isinstance(o, Objective) and o.from_values for o in (self.f, self.g))
+        f, g = self.f, self.g
+        return (isinstance(f, Objective) and f.from_values) or (
+            isinstance(g, Objective) and g.from_values
+        )
 
     def check_lam(self, lam: Any, name: str = "lam") -> np.ndarray:
         n_lam = getattr(self.f, "n_lam", None)
