@@ -385,13 +385,3 @@ def test_an_outer_loop_without_certificates():
         res = scipy.optimize.minimize(bare, pb.lam, **kwargs)
     full = scipy.optimize.minimize(ig.HyperObjective(pb.f, pb.g), pb.lam, **kwargs)
     assert res.success and abs(res.fun - full.fun) <= 1e-8 * abs(full.fun)
-
-
-@pytest.mark.parametrize("method", ["auto", "cg"])
-@pytest.mark.parametrize("case", HYPER[::3], ids=str)
-def test_a_result_does_not_depend_on_the_calls_before_it(case, method):
-    pb = case.problem()
-    theta = ig.train(pb.f, pb.lam).x * (1 + 1e-7)
-    results = [ig.implicit_grad(pb.f, pb.g, theta, pb.lam, method) for _ in range(3)]
-    for res in results[1:]:
-        assert np.array_equal(res.grad, results[0].grad) and res.error == results[0].error

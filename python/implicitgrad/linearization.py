@@ -70,10 +70,15 @@ class NativeLinearization(Linearization):
         self._cross: LinearOperator | None = None
 
     def preconditioner(self, kind: str, seed: int) -> Any:
-        """A preconditioner for solves at this point: that of the training which ended here, the first
-        time, and a new one afterwards. It learns as it is used, and objectives remember their last
-        point: a call's result must not depend on the calls before it."""
-        return self._kept.pop((kind, seed), None) or _core.KeptPreconditioner(kind, seed)
+        """The preconditioner of the solves at this point, built when it is first asked for; that of
+        the training which ended here, if there was one."""
+        if (kind, seed) not in self._kept:
+            self._kept[kind, seed] = _core.KeptPreconditioner(kind, seed)
+        return self._kept[kind, seed]
+
+    def forget(self) -> None:
+        """Drop the preconditioners, which learn as they are used."""
+        self._kept = {}
 
     @property
     def hess(self) -> LinearOperator:

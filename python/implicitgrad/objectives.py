@@ -98,7 +98,7 @@ class LinearModel:
         last = getattr(self._memory, "last", None)
         if last and last[0] == key:
             return last[1]
-        at = self._memory.last = key, self._pass(theta, lam)
+        at = self._memory.last = key, self._evaluate(theta, lam)
         return at[1]
 
     def _key(self, theta: np.ndarray, lam: np.ndarray) -> tuple[bytes, bytes]:
@@ -113,7 +113,14 @@ class LinearModel:
         return at
 
     def _pass(self, theta: np.ndarray, lam: np.ndarray) -> NativeLinearization:
-        """`_linearize` without the memory, for a point that is looked at in passing."""
+        """`_linearize` for a point that is looked at in passing: the last point stays in memory, but
+        solves to come there start afresh, as they would had it left."""
+        last = getattr(self._memory, "last", None)
+        if last:
+            last[1].forget()
+        return self._evaluate(theta, lam)
+
+    def _evaluate(self, theta: np.ndarray, lam: np.ndarray) -> NativeLinearization:
         at = NativeLinearization(self._core.linearize(theta, lam if self.n_lam else _NO_LAM))
         if self._unchecked:
             self._passed(math.isfinite(at.fun) and bool(np.isfinite(at.jac).all()))
