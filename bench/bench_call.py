@@ -67,8 +67,16 @@ def call_table(batches: int) -> dict[str, float]:
         solver.setup(hess)
         return solver.solve(hess, b, [1e-7])
 
+    f2, g2, lam2 = logistic(200, 10)
+    theta2 = ig.train(f2, lam2).x
+    bare = {"certify": False}
     calls: dict[str, Callable[[], Any]] = {
         "implicit_grad": lambda: ig.implicit_grad(f, g, theta, lam),
+        "implicit_grad, uncertified": lambda: ig.implicit_grad(f, g, theta, lam, options=bare),
+        "implicit_grad, logistic": lambda: ig.implicit_grad(f2, g2, theta2, lam2),
+        "implicit_grad, logistic, uncertified": (
+            lambda: ig.implicit_grad(f2, g2, theta2, lam2, options=bare)
+        ),
         "implicit_grad, method='cg'": lambda: ig.implicit_grad(f, g, theta, lam, method="cg"),
         "  of these: linearize f and g": lambda: (f.linearize(theta, lam), g.linearize(theta)),
         "  of these: adjoint by Cholesky, no certificate": lambda: solve(direct),

@@ -3,6 +3,10 @@
 import numpy as np
 import pytest
 
+from implicitgrad import _core
+
+_core.set_patience(0.0)  # threads in every loop, however short
+
 
 @pytest.fixture
 def rng():

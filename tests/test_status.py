@@ -1,12 +1,15 @@
 """Every status of the contract, every option, and what the caller's own code may do."""
 
+import warnings
+
 import numpy as np
 import pytest
+import scipy.optimize
 from scipy.optimize import OptimizeResult, OptimizeWarning
 from scipy.sparse.linalg import LinearOperator, cg
 
 import implicitgrad as ig
-from cases import BY_NAME, linear, quadratic, replaced, spd, well_posed
+from cases import BY_NAME, HYPER, linear, quadratic, replaced, spd, well_posed
 from reference import assert_near, relative_error
 
 QUIET = {"warn": False}
@@ -332,3 +335,53 @@ def test_a_callable_method_that_returns_nan():
     method = lambda hess, b: b * np.nan  # noqa: E731
     res = ig.implicit_grad(w.f, w.g, w.theta, w.lam, method=method, options=QUIET)
     assert res.status == 5 and not res.success
+
+
+@pytest.mark.parametrize("method", ["auto", "cg", "minres", "neumann", "identity"])
+@pytest.mark.parametrize("case", HYPER[::5], ids=str)
+def test_uncertified_solves_and_does_no_more(case, method):
+    pb = case.problem()
+    theta = ig.train(pb.f, pb.lam).x * (1 + 1e-6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # what was asked for is no surprise
+        options = {"certify": False, "maxiter": 500_000}
+        res = ig.implicit_grad(pb.f, pb.g, theta, pb.lam, method, options=options)
+    assert (res.success, res.status, res.error, res.error_bound) == (False, 1, np.inf, np.inf)
+    assert res.message.startswith("Not certified, as asked")
+    assert np.array_equal(res.theta, theta)
+    b, hess = pb.g.linearize(theta, pb.lam).jac, pb.f.linearize(theta, pb.lam).hess
+    rest = np.linalg.norm(b - hess @ res.adjoint) / np.linalg.norm(b)
+    assert abs(res.residual - rest) <= 1e-6 * rest + 1e-13
+    full = ig.implicit_grad(pb.f, pb.g, theta, pb.lam, options={"polish": False, "warn": False})
+    if method != "identity":
+        assert res.residual < 1e-6
+        assert np.linalg.norm(res.grad - full.grad) <= 1e-4 * np.linalg.norm(full.grad) + full.error
+    assert res.nhev <= full.nhev + res.nit + 25
+
+
+def test_uncertified_says_what_went_wrong_with_the_solve():
+    H, B = np.diag([1.0, -2.0]), np.eye(2)
+    f, g = quadratic(H, B), linear([1.0, 1.0], 2)
+    for method in ("cholesky", "cg"):
+        with pytest.warns(ig.ImplicitGradWarning, match="negative curvature"):
+            res = ig.implicit_grad(f, g, [0, 0], [0, 0], method, options={"certify": False})
+        assert res.status == 2
+    pb = HYPER[0].problem()
+    options = {"certify": False, "maxiter": 1, "preconditioner": "none"}
+    with pytest.warns(ig.ImplicitGradWarning, match="stopped at relative residual"):
+        res = ig.implicit_grad(pb.f, pb.g, pb.theta, pb.lam, "cg", options=options)
+    assert res.status == 1 and res.error == np.inf
+    options = {"certify": False, "step_size": 1e3}
+    with pytest.warns(ig.ImplicitGradWarning, match="diverged"):
+        ig.implicit_grad(pb.f, pb.g, pb.theta, pb.lam, "neumann", options=options)
+
+
+def test_an_outer_loop_without_certificates():
+    pb = HYPER[0].problem()
+    kwargs = dict(jac=True, method="L-BFGS-B", bounds=[(-8.0, 8.0)] * pb.lam.size)
+    bare = ig.HyperObjective(pb.f, pb.g, options={"certify": False})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        res = scipy.optimize.minimize(bare, pb.lam, **kwargs)
+    full = scipy.optimize.minimize(ig.HyperObjective(pb.f, pb.g), pb.lam, **kwargs)
+    assert res.success and abs(res.fun - full.fun) <= 1e-8 * abs(full.fun)

@@ -5,6 +5,7 @@
 
 #include "arrays.hpp"
 #include "implicitgrad/linear_model.hpp"
+#include "implicitgrad/space.hpp"
 #include "register.hpp"
 
 namespace implicitgrad::python {
@@ -21,6 +22,10 @@ std::shared_ptr<linearization> linearize(const linear_model& f, const block_arra
   py::gil_scoped_release release;
   return std::const_pointer_cast<linearization>(
       std::static_pointer_cast<const linearization>(f.linearize(at.data, hyper.data)));
+}
+
+double norm(const std::vector<double>& v) {
+  return host_space::norm(static_cast<index>(v.size()), v.data());
 }
 
 block_array cross(const linearization& at, const block_array& u, index n_theta) {
@@ -40,15 +45,6 @@ block_array cross_transpose(const linearization& at, const block_array& q) {
 }  // namespace
 
 void register_models(py::module_& m) {
-  py::class_<error_terms>(m, "ErrorTerms")
-      .def_readonly("hess", &error_terms::hess)
-      .def_readonly("third", &error_terms::third)
-      .def_readonly("least", &error_terms::least)
-      .def_readonly("most", &error_terms::most)
-      .def_readonly("cross", &error_terms::cross)
-      .def_readonly("rate", &error_terms::rate)
-      .def_readonly("gradient_rounding", &error_terms::gradient_rounding)
-      .def_readonly("product_rounding", &error_terms::product_rounding);
   py::class_<Objective, std::shared_ptr<Objective>>(m, "NativeObjective")
       .def_property_readonly("n_theta", &Objective::n_theta)
       .def_property_readonly("n_lam", &Objective::n_lam);
@@ -72,10 +68,11 @@ void register_models(py::module_& m) {
       });
 
   py::class_<linearization, std::shared_ptr<linearization>>(m, "Linearization")
-      .def_property_readonly("fun", &linearization::fun)
-      .def_property_readonly("jac", [](const linearization& at) { return copy_vector(at.jac()); })
-      .def_property_readonly("jac_lam",
-                             [](const linearization& at) { return copy_vector(at.jac_lam()); })
+      .def("first_order",
+           [](const linearization& at) {
+             return py::make_tuple(at.fun(), copy_vector(at.jac()), norm(at.jac()),
+                                   copy_vector(at.jac_lam()), norm(at.jac_lam()));
+           })
       .def_property_readonly("hess",
                              [](const std::shared_ptr<linearization>& at) {
                                // Shares the ownership of the linearisation it belongs to.
@@ -94,16 +91,20 @@ void register_models(py::module_& m) {
            })
       .def("errors",
            [](const linearization& at) {
-             py::gil_scoped_release release;
-             return at.errors();
+             const error_terms e = [&] {
+               py::gil_scoped_release release;
+               return at.errors();
+             }();
+             return py::make_tuple(e.hess, e.third, e.least, e.most, e.cross, e.rate,
+                                   e.gradient_rounding, e.product_rounding);
            })
       .def("cross",
            [](const linearization& at, const block_array& u) {
              return cross(at, u, static_cast<index>(at.jac().size()));
            })
       .def("cross_transpose", &cross_transpose)
-      .def("cross_scale", [](const linearization& at, const block_array& q) {
-        return at.cross_scale(as_block(q, static_cast<index>(at.jac().size()), "q").data);
+      .def("cross_transpose_and_scale", [](const linearization& at, const block_array& q) {
+        return py::make_tuple(cross_transpose(at, q), at.cross_scale(q.data()));
       });
 }
 

@@ -9,6 +9,7 @@
 #include <cmath>
 
 #include "arrays.hpp"
+#include "implicitgrad/parallel.hpp"
 #include "implicitgrad/space.hpp"
 #include "register.hpp"
 
@@ -50,8 +51,16 @@ void register_runtime(py::module_& m) {
   pthread_atfork(release_threads, nullptr, nullptr);
   m.def("build_info", build_info);
   m.def("default_threads", default_threads);
+  // For tests, which want the threads of a loop however short it is.
+  m.def("set_patience", [](double seconds) {
+    work_burst::patience = std::chrono::nanoseconds(static_cast<std::int64_t>(1e9 * seconds));
+  });
   m.def("all_finite", [](const block_array& v) {
     return std::all_of(v.data(), v.data() + v.size(), [](double x) { return std::isfinite(x); });
+  });
+  m.def("within", [](const block_array& v, double low, double high) {
+    return std::all_of(v.data(), v.data() + v.size(),
+                       [=](double x) { return x >= low && x <= high; });
   });
   // Whether |s_i| ≤ 8 ε |θ_i| for every i: θ − s is θ, up to its own rounding.
   m.def("negligible", [](const block_array& s, const block_array& theta) {

@@ -1,4 +1,10 @@
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
 
-int main(int argc, char** argv) { return doctest::Context(argc, argv).run(); }
+#include "implicitgrad/parallel.hpp"
+
+int main(int argc, char** argv) {
+  implicitgrad::work_burst::patience =
+      std::chrono::nanoseconds{0};  // threads in every loop, however short
+  return doctest::Context(argc, argv).run();
+}

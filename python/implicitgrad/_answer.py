@@ -9,7 +9,7 @@ import numpy as np
 from . import _result, solvers
 from ._bound import error_bound
 from ._certificate import Certified, Goal
-from ._core import norm
+from ._core import all_finite, norm
 from ._problem import Point
 from ._result import ImplicitGradResult
 
@@ -20,6 +20,11 @@ _OPEN = frozenset({"iteration_limit", "not_stationary", "stagnated", "diverged"}
 class Answer:
     """Gathers the fields of the result as they become known."""
 
+    __slots__ = (
+        *("curvature", "damping", "factored", "goal", "method", "nhev", "nit", "point", "q"),
+        *("residual", "step"),
+    )
+
     def __init__(self, point: Point, method: str, goal: Goal, damping: float):
         self.point, self.method, self.goal, self.damping = point, method, goal, damping
         self.q = np.zeros(point.theta.size)
@@ -27,10 +32,6 @@ class Answer:
         self.factored: tuple[solvers.Cholesky, np.ndarray] | None = None
         self.curvature: tuple[float, float] | None = None
         self.nit = self.nhev = 0
-
-    @property
-    def allowed(self) -> float:
-        return self.goal.allowed(self.point, self.q, self.point.hypergradient(self.q))
 
     def count(self, solution: solvers.Solution) -> None:
         self.nhev += solution.nhev
@@ -54,12 +55,13 @@ class Answer:
         self.residual = rest / size if size > 0 else rest
         self.nhev += 1
 
-    def fail(self, why: str) -> ImplicitGradResult:
-        """No estimate could be made, or the theorem does not apply."""
+    def fail(self, why: str, final: bool = False) -> ImplicitGradResult:
+        """No estimate could be made or was wanted, or the theorem does not apply."""
         grad = self.point.hypergradient(self.q)
-        if not np.isfinite(grad).all():
+        if not all_finite(grad):
             why = "non_finite"
-        return self._result(grad, math.inf, self.allowed, why, final=why not in _OPEN)
+        allowed = self.goal.allowed(self.point, self.q, grad)
+        return self._result(grad, math.inf, allowed, why, final or why not in _OPEN)
 
     def certified(self, found: Certified, limited: str | None) -> ImplicitGradResult:
         self.nhev += found.nhev

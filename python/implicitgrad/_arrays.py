@@ -56,7 +56,7 @@ def vector(value: Any, size: int, name: str, owner: str) -> np.ndarray:
 def hyperparameters(lam: Any, size: int, name: str, owner: str) -> np.ndarray:
     """λ on the log scale: as `vector`, and exp(λ) must neither overflow nor underflow."""
     array = vector(lam, size, name, owner)
-    if size and not (array.min() >= LAM_MIN and array.max() <= LAM_MAX):
+    if not _core.within(array, LAM_MIN, LAM_MAX):
         i = int(np.argmax((array < LAM_MIN) | (array > LAM_MAX)))
         raise ValueError(
             f"{name}[{i}] = {array[i]} is out of range: exp({name}) must neither overflow nor "

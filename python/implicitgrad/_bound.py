@@ -14,7 +14,7 @@ upwards, with the rounding errors of r, ρ and of the final sum.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,19 @@ EPS = float(np.finfo(np.float64).eps)
 UP = 1 + 8 * EPS
 
 
+class Terms(NamedTuple):
+    """What the bound needs of an objective at one point, all rounded up (but `least`, down)."""
+
+    hess: float  # the data term's Hessian is at most hess · I
+    third: float  # and Lipschitz with this constant
+    least: float  # of the strengths: H ⪰ least · I; 0 with an intercept
+    most: float
+    cross: float  # ‖C‖₂
+    rate: float  # and its Lipschitz constant
+    gradient_rounding: float  # 2-norm of the rounding error in ∇θf
+    product_rounding: float  # and in H v, relative to ‖v‖₂
+
+
 def error_bound(point: Any, q: np.ndarray, residual: float, factored: Any) -> float:
     """The bound, or inf where no μ could be proven.
 
@@ -33,7 +46,7 @@ def error_bound(point: Any, q: np.ndarray, residual: float, factored: Any) -> fl
     """
     if not _native(point):
         return math.inf
-    f, g = point.F._core.errors(), point.G._core.errors()
+    f, g = _terms(point)
     mu, e = _ball(f, point.stationarity * UP + f.gradient_rounding, point.theta, factored)
     if not mu > 0:
         return math.inf
@@ -49,7 +62,7 @@ def inner_limit(point: Any, q: np.ndarray, mu: float) -> float:
     bound for a q without error. inf where the constants are not known."""
     if not (_native(point) and mu > 0):
         return math.inf
-    f, g = point.F._core.errors(), point.G._core.errors()
+    f, g = _terms(point)
     return _bound(f, g, norm(q), 0.0, mu, point.stationarity / mu)
 
 
@@ -57,12 +70,16 @@ def _native(point: Any) -> bool:
     return isinstance(point.F, NativeLinearization) and isinstance(point.G, NativeLinearization)
 
 
-def _bound(f: Any, g: Any, size: float, rho: float, mu: float, e: float) -> float:
+def _terms(point: Any) -> tuple[Terms, Terms]:
+    return Terms(*point.F._core.errors()), Terms(*point.G._core.errors())
+
+
+def _bound(f: Terms, g: Terms, size: float, rho: float, mu: float, e: float) -> float:
     dq = (rho + e * (g.hess + g.most + f.third * size)) / mu
     return f.cross * dq + f.rate * e * (size + dq) + e * (g.cross + g.rate * e)
 
 
-def _ball(f: Any, r: float, theta: np.ndarray, factored: Any) -> tuple[float, float]:
+def _ball(f: Terms, r: float, theta: np.ndarray, factored: Any) -> tuple[float, float]:
     """(μ, e): H ⪰ μI on the ball of radius e around θ, which holds θ⋆; μ = 0 where not proven."""
     best = (f.least, r / f.least) if f.least > 0 else (0.0, math.inf)
     if factored is None:

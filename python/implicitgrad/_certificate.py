@@ -30,6 +30,13 @@ POLISH_STEPS = 3
 STEP_RTOL = 0.01  # of s and Δq by a factor of H, which solves to far below this at no cost
 
 
+def columns(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Two vectors as a block."""
+    block = np.empty((2, a.size))
+    block[0], block[1] = a, b
+    return block.T
+
+
 def correction_rtol(*conditions: float) -> float:
     """The residual at which a Krylov method knows s and Δq to a digit or two."""
     return max(1e-12, min(STEP_RTOL, 0.1 / max(conditions) ** 0.75))
@@ -68,6 +75,7 @@ def certify(
     point: Any,
     q: np.ndarray,
     s: np.ndarray,
+    there: Any,
     solver: Any,
     goal: Goal,
     polish_steps: int,
@@ -77,8 +85,9 @@ def certify(
 ) -> Certified:
     """Estimate the error of h(θ, q), and polish while it misses the goal.
 
-    s is the Newton step at `point`, rest = ‖∇θg − Hq‖₂ there; `solver` is set up on a Hessian near
-    it; rtol is how well it is to solve for the correction.
+    s is the Newton step at `point`, rest = ‖∇θg − Hq‖₂ there; `there` is the point at θ − s if that
+    is known; `solver` is set up on a Hessian near `point`; rtol is how well it is to solve for the
+    correction.
     """
     grad = point.hypergradient(q)
     nhev = 0
@@ -92,7 +101,10 @@ def certify(
         # A step below θ's own rounding leads nowhere new, unless H is so ill-conditioned that even θ's
         # rounding shows.
         stays = s_norm == 0 or (well_conditioned and negligible(s, point.theta))
-        there = point if stays else problem.at(point.theta - s, lam)
+        if stays:
+            there = point
+        elif there is None:
+            there = problem.beside(point.theta - s, lam)
         if not there.finite:
             return answer(math.inf, "newton", nhev)
         rho = there.b - there.hess.apply(q)
@@ -100,15 +112,15 @@ def certify(
         if stays and solver.name == "cholesky":  # the factor is that of H itself
             dq, s_next, left = solver.apply_inverse(rho), s, 0.0
         else:
-            both = np.array([rho, there.gradient]).T
-            solution = solver.solve(there.hess, both, [rtol])
+            solution = solver.solve(there.hess, columns(rho, there.gradient), [rtol])
             nhev += solution.nhev
             if solution.status in ("negative_curvature", "singular", "non_finite"):
                 return answer(math.inf, solution.status, nhev)
             if solution.status != "converged" and max(solution.residual) > 0.5:
                 return answer(math.inf, solution.status, nhev)
             dq, s_next, left = solution.x[:, 0], solution.x[:, 1], solution.residual[0]
-        grad_there = there.hypergradient(q + dq)
+        q_there = q + dq
+        grad_there = there.hypergradient(q_there)
         change = norm(grad_there - grad)
         if not math.isfinite(change):
             return answer(math.inf, "non_finite", nhev)
@@ -126,18 +138,20 @@ def certify(
         # What rounding leaves: of the sum, and of the residual that q was refined with.
         rho_norm = norm(rho)
         gain = norm(cross_vjp(there.F, dq)) / rho_norm if rho_norm > 0 else 0.0
-        products = solver.diagonal * q if solver.diagonal is not None else curvature[1] * q
+        diagonal = solver.diagonal
+        products = q * (curvature[1] if diagonal is None else diagonal)
         rounding = 4 * point.rounding_level(q) + EPS * _noise_through(solver, point, products, gain)
         differences = _difference_error(point, q, gain, change)
         error = change / (1 - contraction) + rounding + differences
         if error <= allowed < math.inf:
             return answer(error, None, nhev)
-        if rounding + differences > max(allowed, goal.allowed(there, q + dq, grad_there)):
+        if rounding + differences > max(allowed, goal.allowed(there, q_there, grad_there)):
             return answer(error, "differences" if differences > rounding else "singular", nhev)
         if step == polish_steps or change > 0.5 * before:
             due_to_theta = gain * rest < 0.3 * change and change > 3 * rounding
             return answer(error, "not_stationary" if due_to_theta else "linear", nhev)
-        point, q, s, grad, before = there, q + dq, s_next, grad_there, change
+        point, q, s, grad, before = there, q_there, s_next, grad_there, change
+        there = None
         rest = left * rho_norm
         rtol = min(rtol, max(1e-10, 0.1 * allowed / error))
 
@@ -213,12 +227,10 @@ def screen(point: Any, linear: Linear, goal: Goal) -> Certified | None:
     return _settled(point, linear, goal, inner, 0)
 
 
-def screen_step(
-    problem: Any, lam: np.ndarray, point: Any, linear: Linear, s: np.ndarray, goal: Goal
-) -> Certified | None:
-    """The same with the Newton step s at hand: at θ − s, all but the change of q is exact, and that
-    is judged by the residual of q there and the gain at the checkpoint, with a margin of thirty."""
-    there = problem.at(point.theta - s, lam)
+def screen_step(point: Any, there: Any, linear: Linear, goal: Goal) -> Certified | None:
+    """The same with the point θ − s after Newton's step at hand: there, all but the change of q is
+    exact, and that is judged by the residual of q and the gain at the checkpoint, with a margin of
+    thirty."""
     if not there.finite:
         return None
     rho = there.b - there.hess.apply(linear.q)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from ._certificate import (
     STEP_RTOL,
     Goal,
     certify,
+    columns,
     correction_rtol,
     linear_part,
     refine,
@@ -29,6 +29,9 @@ from ._result import ImplicitGradResult
 
 # Of the training that polishes a θ which Newton's bare step does not improve.
 TRAIN_MAXITER = 50
+
+# Endings of a solve that did what it was meant to do.
+_DONE = ("converged", "terms", "stopped")
 
 
 def implicit_grad(
@@ -78,8 +81,11 @@ def implicit_grad(
             Take up to three Newton steps in θ where the error estimate misses tol; where Newton's
             bare step does not contract and f is one of the library's convex objectives, train it
             further from theta, with a line search.
-        certify : bool, default False
-            Pay for an error estimate where the method stops by a fixed number of terms.
+        certify : bool, optional
+            Whether to estimate the error. By default that is done unless the method stops by a fixed
+            number of terms; True pays for it there as well. False solves H q = ∇θg to a residual
+            that suits tol and does no more: error and error_bound are inf, theta is not polished,
+            and status is 1, without a warning.
         damping : float, default 0
             Solve (H + damping · I) q = ∇θg; the bias is counted in the error.
         preconditioner : {"auto", "jacobi", "sketch", "gram", "none"}, operator or callable
@@ -141,8 +147,7 @@ def implicit_grad(
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable or None, found {callback!r}")
     result = solve(problem, theta, lam, method, accuracy, parsed, callback)
-    if result.status and parsed.warn:
-        warnings.warn(result.message, _result.ImplicitGradWarning, stacklevel=2)
+    _result.warn(result, parsed.warn)
     return result
 
 
@@ -187,16 +192,18 @@ def _solve(
 
     # The adjoint q: H q = ∇θg.
     size = point.b_norm
+    estimate = options.certify is not False
     as_asked = solver.fixed_terms or options.stop is not None or bool(options.damping)
-    s = None
-    if isinstance(solver, solvers.Cholesky) and not as_asked:
+    s = there = None
+    if estimate and isinstance(solver, solvers.Cholesky) and not as_asked:
         # The factor serves for s = H⁻¹∇θf as well, which tells how far θ is from θ⋆.
-        both = np.array([point.b, point.gradient]).T
+        both = columns(point.b, point.gradient)
         solution = solver.solve(hess, both, [max(0.1 * tol, 1e-14), STEP_RTOL])
         q, s = solution.x[:, 0], solution.x[:, 1]
     elif isinstance(solver, solvers.CG) and not as_asked:
         rtol = solver.adjoint_rtol(tol, point.F)
-        solution = solver.solve(hess, point.b, [solver.ahead * rtol], adjoint0, rtol)
+        ahead, checkpoint = (solver.ahead, rtol) if estimate else (1.0, 0.0)
+        solution = solver.solve(hess, point.b, [ahead * rtol], adjoint0, checkpoint)
         q = solution.x
     else:
         rtol = min(0.1, max(0.1 * tol, 1e-14))
@@ -212,6 +219,9 @@ def _solve(
     if solution.status == "negative_curvature" and not options.damping:
         return answer.fail(solution.status)
     answer.step = getattr(solver, "step", math.nan)
+    if not estimate:
+        why = "uncertified" if solution.status in _DONE else solution.status
+        return answer.fail(why, final=True)
     if solution.status == "diverged" and not options.certify:
         return answer.fail("diverged")
     if solver.fixed_terms and not options.certify:
@@ -250,7 +260,8 @@ def _solve(
             return answer.fail(found.status)
         s = found.x
         if checker is solver:
-            done = screen_step(problem, lam, point, linear, s, answer.goal)
+            there = problem.beside(theta - s, lam)
+            done = screen_step(point, there, linear, answer.goal)
             if done is not None:
                 return answer.certified(done, None)
     as_asked = as_asked or solution.status in ("iteration_limit", "diverged")
@@ -260,7 +271,7 @@ def _solve(
         answer.nhev += nhev
     steps = POLISH_STEPS if options.polish and not as_asked else 0
     certified = certify(
-        *(problem, lam, point, q, s, checker, answer.goal, steps),
+        *(problem, lam, point, q, s, there, checker, answer.goal, steps),
         *(answer.residual * point.b_norm, answer.curvature or (0.0, 0.0), accuracy),
     )
     if certified.trouble == "newton" and not trained:

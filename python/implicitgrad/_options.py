@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,20 @@ from . import _arrays
 
 PRECONDITIONERS = ("auto", "jacobi", "sketch", "gram", "none")
 
+_CHECKS: dict[str, Callable[[Any, str], Any]] = {
+    **dict.fromkeys(("maxiter", "terms"), partial(_arrays.integer, least=1)),
+    **dict.fromkeys(("atol", "damping"), partial(_arrays.number, nonnegative=True)),
+    "step_size": partial(_arrays.number, positive=True),
+    **dict.fromkeys(("polish", "certify", "warn"), _arrays.boolean),
+}
+
 
 @dataclass(frozen=True)
 class Options:
     maxiter: int | None = None
     atol: float | None = None
     polish: bool = True
-    certify: bool = False
+    certify: bool | None = None
     damping: float = 0.0
     preconditioner: Any = "auto"
     terms: int | None = None
@@ -30,21 +38,11 @@ class Options:
     warn: bool = True
 
     def __post_init__(self) -> None:
-        check = {
-            "maxiter": lambda v: _arrays.integer(v, "maxiter", least=1),
-            "terms": lambda v: _arrays.integer(v, "terms", least=1),
-            "atol": lambda v: _arrays.number(v, "atol", nonnegative=True),
-            "step_size": lambda v: _arrays.number(v, "step_size", positive=True),
-            "damping": lambda v: _arrays.number(v, "damping", nonnegative=True),
-            "polish": lambda v: _arrays.boolean(v, "polish"),
-            "certify": lambda v: _arrays.boolean(v, "certify"),
-            "warn": lambda v: _arrays.boolean(v, "warn"),
-        }
-        for name, validate in check.items():
+        for name, validate in _CHECKS.items():
             value = getattr(self, name)
             if value is not None:
-                object.__setattr__(self, name, validate(value))
-        for name in ("damping", "polish", "certify", "warn"):
+                object.__setattr__(self, name, validate(value, name))
+        for name in ("damping", "polish", "warn"):
             if getattr(self, name) is None:
                 raise TypeError(f"{name} must not be None")
         if self.stop is not None and not callable(self.stop):
@@ -58,12 +56,13 @@ class Options:
                 f"preconditioner must be {', '.join(map(repr, PRECONDITIONERS))}, None, an operator "
                 f"or a function, found {self.preconditioner!r}"
             )
-        try:
-            np.random.default_rng(self.rng)
-        except (TypeError, ValueError):
-            raise TypeError(
-                f"rng must be a seed or a numpy.random.Generator, found {self.rng!r}"
-            ) from None
+        if not (type(self.rng) is int and self.rng >= 0):
+            try:
+                np.random.default_rng(self.rng)
+            except (TypeError, ValueError):
+                raise TypeError(
+                    f"rng must be a seed or a numpy.random.Generator, found {self.rng!r}"
+                ) from None
 
     @property
     def seed(self) -> int:

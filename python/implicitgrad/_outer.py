@@ -137,8 +137,7 @@ class HyperObjective:
             adjoint0=self._adjoint,
         )
         self.nhev += result.nhev
-        if result.status and self._options.warn:
-            warnings.warn(result.message, _result.ImplicitGradWarning, stacklevel=2)
+        _result.warn(result, self._options.warn)
         self.result = result
         if not (math.isfinite(result.fun) and np.isfinite(result.grad).all()):
             return failed

@@ -9,9 +9,9 @@ import numpy as np
 
 from . import _arrays, solvers
 from ._core import norm
-from ._native import is_native, linearizer
+from ._native import is_native, linearizer, passer
 from .callables import Objective, as_objective
-from .linearization import EXACT, NativeLinearization, Noise, cross_scale, cross_vjp
+from .linearization import EXACT, NativeLinearization, Noise, cross_vjp_and_scale
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -29,11 +29,15 @@ class Problem:
                     + (" (it must be 0 or the same)" if free else "")
                 )
         self._linearize_f, self._linearize_g = linearizer(self.f), linearizer(self.g)
+        self._pass_f, self._pass_g = passer(self.f), passer(self.g)
         self.native = is_native(self.f)
 
     @property
     def from_values(self) -> bool:
-        return any(isinstance(o, Objective) and o.from_values for o in (self.f, self.g))
+        f, g = self.f, self.g
+        return (isinstance(f, Objective) and f.from_values) or (
+            isinstance(g, Objective) and g.from_values
+        )
 
     def check_lam(self, lam: Any, name: str = "lam") -> np.ndarray:
         n_lam = getattr(self.f, "n_lam", None)
@@ -51,6 +55,11 @@ class Problem:
     def at(self, theta: np.ndarray, lam: np.ndarray) -> Point:
         return Point(self._linearize_f(theta, lam), self._linearize_g(theta, lam), theta, lam)
 
+    def beside(self, theta: np.ndarray, lam: np.ndarray) -> Point:
+        """`at`, for a point that is only looked at: objectives that remember their last point keep
+        the one before."""
+        return Point(self._pass_f(theta, lam), self._pass_g(theta, lam), theta, lam)
+
 
 def tolerance(problem: Problem, tol: float | None) -> float:
     if tol is None:
@@ -63,30 +72,44 @@ class Point:
 
     __slots__ = (
         *("F", "G", "b", "b_norm", "direct", "direct_norm", "gradient", "hess"),
-        *("stationarity", "theta"),
+        *("last", "stationarity", "theta"),
     )
 
     def __init__(self, F: Any, G: Any, theta: np.ndarray, lam: np.ndarray):
         self.F, self.G, self.theta = F, G, theta
-        if isinstance(F, NativeLinearization) and isinstance(G, NativeLinearization):
-            self.gradient, self.b = F.jac, G.jac
+        self.last: Any = (None, None, math.nan)
+        if isinstance(F, NativeLinearization):
+            self.gradient, self.stationarity, self.hess = F.jac, F.jac_norm, F._core.hess
         else:
             self.gradient = _shaped(F.jac, theta.size, "f.linearize(...).jac")
+            self.stationarity, self.hess = norm(self.gradient), solvers.core_operator(F)
+        if isinstance(G, NativeLinearization):
+            self.b, self.b_norm = G.jac, G.jac_norm
+            direct, self.direct_norm = G.jac_lam, G.jac_lam_norm
+        else:
             self.b = _shaped(G.jac, theta.size, "g.linearize(...).jac")
-        direct = G.jac_lam
-        no_direct = direct is None or np.size(direct) == 0
-        self.direct = np.zeros(lam.size) if no_direct else _shaped(direct, lam.size, "jac_lam of g")
-        self.hess = solvers.core_operator(F)
-        self.b_norm, self.direct_norm = norm(self.b), norm(self.direct)
-        self.stationarity = norm(self.gradient)
+            direct, self.b_norm = G.jac_lam, norm(self.b)
+            if direct is not None and np.size(direct):
+                direct = _shaped(direct, lam.size, "jac_lam of g")
+                self.direct_norm = norm(direct)
+        if direct is None or np.size(direct) == 0:
+            direct, self.direct_norm = np.zeros(lam.size), 0.0
+        self.direct = direct
 
     def hypergradient(self, q: np.ndarray) -> np.ndarray:
         """dg/dλ = ∂g/∂λ − Cᵀq."""
-        return self.direct - cross_vjp(self.F, q)
+        return self._at(q)[1]
 
     def rounding_level(self, q: np.ndarray) -> float:
         """The error that is left when all else is exact, up to a small constant."""
-        return _EPS * (self.direct_norm + cross_scale(self.F, q))
+        return self._at(q)[2]
+
+    def _at(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """(q, the hypergradient and its rounding level); those of the last q are kept."""
+        if self.last[0] is not q:
+            product, scale = cross_vjp_and_scale(self.F, q)
+            self.last = q, self.direct - product, _EPS * (self.direct_norm + scale)
+        return self.last
 
     @property
     def noise(self) -> tuple[Noise, Noise]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 from scipy.optimize import OptimizeResult
@@ -82,6 +83,11 @@ _ENDINGS: dict[str, tuple[int, str]] = {
         "A fixed number of terms was summed (relative residual {residual:.1e}), so it is not known "
         "how far the hypergradient is off: options={{'certify': True}} pays for a solve that tells.",
     ),
+    "uncertified": (
+        LIMIT,
+        "Not certified, as asked by options={{'certify': False}}: the adjoint has a relative residual "
+        "of {residual:.1e}, and how far the hypergradient is off is not known.",
+    ),
     "diverged": (
         LIMIT,
         "The Neumann series diverged (relative residual {residual:.1e}): its step size {step:.1e} "
@@ -131,6 +137,13 @@ def describe(why: str, **found: Any) -> tuple[int, str]:
     status, text = _ENDINGS[why]
     smallest, largest = found.pop("curvature") or (math.nan, math.nan)
     return status, text.format(smallest=smallest, largest=largest, **found)
+
+
+def warn(result: ImplicitGradResult, wanted: bool) -> None:
+    """Warn the caller's caller of a result without success, where that is `wanted` and not what was
+    asked for."""
+    if result.status != OK and wanted and not result.message.startswith("Not certified, as asked"):
+        warnings.warn(result.message, ImplicitGradWarning, stacklevel=3)
 
 
 TRAIN_MESSAGES = {

@@ -62,9 +62,10 @@ class NativeLinearization(Linearization):
     def __init__(self, core: Any, kept: Any = None):
         self._core = core
         self._kept = {} if kept is None else {("auto", 0): kept}
-        self.fun: float = core.fun
-        self.jac: np.ndarray = core.jac
-        self.jac_lam: np.ndarray = core.jac_lam
+        self.fun: float
+        self.jac: np.ndarray
+        self.jac_lam: np.ndarray
+        self.fun, self.jac, self.jac_norm, self.jac_lam, self.jac_lam_norm = core.first_order()
         self._hess: LinearOperator | None = None
         self._cross: LinearOperator | None = None
 
@@ -75,6 +76,10 @@ class NativeLinearization(Linearization):
             self._kept[kind, seed] = _core.KeptPreconditioner(kind, seed)
         return self._kept[kind, seed]
 
+    def forget(self) -> None:
+        """Drop the preconditioners, which learn as they are used."""
+        self._kept = {}
+
     @property
     def hess(self) -> LinearOperator:
         if self._hess is None:
@@ -84,7 +89,7 @@ class NativeLinearization(Linearization):
     @property
     def cross(self) -> LinearOperator:
         if self._cross is None:
-            self._cross = CrossOperator(self._core)
+            self._cross = CrossOperator(self._core, self.jac.size, self.jac_lam.size)
         return self._cross
 
 
@@ -112,9 +117,9 @@ class HessianOperator(LinearOperator):
 class CrossOperator(LinearOperator):
     """C, whose products cost O(n_theta + n_lam)."""
 
-    def __init__(self, core: Any):
+    def __init__(self, core: Any, n_theta: int, n_lam: int):
         self.core = core
-        super().__init__(np.dtype(np.float64), (core.jac.size, core.jac_lam.size))
+        super().__init__(np.dtype(np.float64), (n_theta, n_lam))
 
     def _matvec(self, u: np.ndarray) -> np.ndarray:
         return self.core.cross(_real(u).reshape(-1))
@@ -142,10 +147,11 @@ def cross_vjp(at: Any, q: np.ndarray) -> np.ndarray:
     return np.asarray(at.cross.T @ q, dtype=np.float64)
 
 
-def cross_scale(at: Any, q: np.ndarray) -> float:
-    """‖ |C|ᵀ|q| ‖₂, the size of the terms of Cᵀq; where only products are known, ‖Cᵀq‖₂."""
+def cross_vjp_and_scale(at: Any, q: np.ndarray) -> tuple[np.ndarray, float]:
+    """Cᵀq, and ‖ |C|ᵀ|q| ‖₂, the size of its terms; where only products are known, ‖Cᵀq‖₂."""
     if isinstance(at, NativeLinearization):
-        return at._core.cross_scale(q)
+        return at._core.cross_transpose_and_scale(q)
+    product = cross_vjp(at, q)
     if isinstance(at.cross, np.ndarray):
-        return _core.norm(np.abs(at.cross).T @ np.abs(q))
-    return _core.norm(cross_vjp(at, q))
+        return product, _core.norm(np.abs(at.cross).T @ np.abs(q))
+    return product, _core.norm(product)

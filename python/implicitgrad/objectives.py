@@ -95,20 +95,36 @@ class LinearModel:
     def _linearize(self, theta: np.ndarray, lam: np.ndarray) -> NativeLinearization:
         """`linearize` for arguments that have been validated. The last point's is kept: optimisers ask
         for value, gradient and products there, and training ends where a hypergradient begins."""
-        lam = lam if self.n_lam else _NO_LAM
+        key = self._key(theta, lam)
         last = getattr(self._memory, "last", None)
-        if last and np.array_equal(last[0], theta) and np.array_equal(last[1], lam):
-            return last[2]
-        return self._remember(theta, lam, self._core.linearize(theta, lam))
+        if last and last[0] == key:
+            return last[1]
+        at = self._memory.last = key, self._evaluate(theta, lam)
+        return at[1]
+
+    def _key(self, theta: np.ndarray, lam: np.ndarray) -> tuple[bytes, bytes]:
+        return theta.tobytes(), lam.tobytes() if self.n_lam else b""
 
     def _remember(
         self, theta: np.ndarray, lam: np.ndarray, core: Any, kept: Any = None
     ) -> NativeLinearization:
         """A linearisation of the core, with the preconditioner of the training that ended there."""
         at = NativeLinearization(core, kept)
+        self._memory.last = self._key(theta, lam), at
+        return at
+
+    def _pass(self, theta: np.ndarray, lam: np.ndarray) -> NativeLinearization:
+        """`_linearize` for a point that is looked at in passing: the last point stays in memory, but
+        solves to come there start afresh, as they would had it left."""
+        last = getattr(self._memory, "last", None)
+        if last:
+            last[1].forget()
+        return self._evaluate(theta, lam)
+
+    def _evaluate(self, theta: np.ndarray, lam: np.ndarray) -> NativeLinearization:
+        at = NativeLinearization(self._core.linearize(theta, lam if self.n_lam else _NO_LAM))
         if self._unchecked:
             self._passed(math.isfinite(at.fun) and bool(np.isfinite(at.jac).all()))
-        self._memory.last = theta.copy(), lam.copy(), at
         return at
 
     def _passed(self, finite: bool) -> None:

@@ -5,6 +5,9 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <utility>
 #include <vector>
 
 #include "implicitgrad/types.hpp"
@@ -50,6 +53,40 @@ inline row_blocks partition_rows(index rows, index cols) {
   return {rows, (chosen + 7) / 8 * 8};
 }
 
+/// Threads that have been idle for some milliseconds sleep, and waking them can take a tick of the
+/// scheduler (4 ms where it wakes them on the processor of the thread that waits for them). So each
+/// burst of work begins on one thread, and calls for the others only once it has lasted about half
+/// as long as waking may take: a short call after a pause never waits, a long one loses little.
+struct work_burst {
+  using clock = std::chrono::steady_clock;
+  static constexpr std::chrono::milliseconds asleep_after{2};
+
+  static inline std::atomic<std::chrono::nanoseconds> patience{std::chrono::milliseconds{2}};
+
+  clock::time_point last;            // when this thread last worked
+  std::chrono::nanoseconds alone{};  // for how long it has worked without the others since a pause
+
+  static work_burst& of_this_thread() {
+    static thread_local work_burst burst;
+    return burst;
+  }
+
+  /// The first iterations of a loop, alone; returns how many.
+  template <class Body>
+  index begin(index count, Body&& body) {
+    clock::time_point now = clock::now();
+    if (now - last > asleep_after) alone = {};
+    index i = 0;
+    for (; i < count && alone < patience.load(std::memory_order_relaxed); ++i) {
+      body(i, 0);
+      const clock::time_point start = std::exchange(now, clock::now());
+      alone += now - start;
+    }
+    last = now;
+    return i;
+  }
+};
+
 /// body(i, slot) for i in [0, count) on up to n_threads threads; slot < n_threads numbers the
 /// thread, for its workspace. The body must not throw.
 template <class Body>
@@ -59,8 +96,12 @@ void parallel_for(index count, int n_threads, Body&& body) {
     for (index i = 0; i < count; ++i) body(i, 0);
     return;
   }
+  work_burst& burst = work_burst::of_this_thread();
+  const index first = burst.begin(count, body);
+  if (first == count) return;
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
-  for (index i = 0; i < count; ++i) body(i, omp_get_thread_num());
+  for (index i = first; i < count; ++i) body(i, omp_get_thread_num());
+  burst.last = work_burst::clock::now();
 }
 
 }  // namespace implicitgrad
