@@ -9,7 +9,7 @@ from cases import BY_NAME, linear, quadratic, replaced, spd, well_posed
 from reference import assert_near, relative_error
 
 QUIET = {"warn": False}
-SOLVERS = ["auto", "cholesky", "cg", "neumann"]
+SOLVERS = ["auto", "cholesky", "cg", "nystrom", "neumann"]
 
 
 def truncated_series(H, b, alpha, terms):

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "arrays.hpp"
+#include "implicitgrad/solvers/block_cg.hpp"
 #include "implicitgrad/solvers/cg.hpp"
 #include "implicitgrad/solvers/kept_preconditioner.hpp"
 #include "implicitgrad/solvers/minres.hpp"
@@ -107,6 +108,18 @@ py::tuple solve_cg(const Operator& a, const block_array& b, std::vector<double> 
                          });
 }
 
+py::tuple solve_block_cg(const Operator& a, const block_array& b, std::vector<double> rtol,
+                         const Operator* m, const std::optional<block_array>& x0, index maxiter,
+                         const py::object& monitor) {
+  require(m == nullptr || m->size() == a.size(), "the preconditioner has the wrong size");
+  py::tuple solved =
+      with_checkpoint(b, a.size(), std::move(rtol), x0, maxiter, monitor, 0.0,
+                      [&](const_block rhs, block x, bool warm, const solve_options& options) {
+                        return block_cg<host_space>(a, m, rhs, x, warm, options);
+                      });
+  return py::make_tuple(solved[0], solved[1]);
+}
+
 const sampled_hessian& sampled(const Operator& a) {
   require(a.sampled() != nullptr, "the rows of this Hessian cannot be sampled");
   return *a.sampled();
@@ -169,6 +182,9 @@ void register_solvers(py::module_& m) {
   m.def("cg", &solve_cg, py::arg("a"), py::arg("b"), py::arg("rtol"),
         py::arg("preconditioner").none(true), py::arg("x0"), py::arg("maxiter"), py::arg("monitor"),
         py::arg("checkpoint_rtol") = 0.0);
+  m.def("block_cg", &solve_block_cg, py::arg("a"), py::arg("b"), py::arg("rtol"),
+        py::arg("preconditioner").none(true), py::arg("x0"), py::arg("maxiter"),
+        py::arg("monitor"));
   py::class_<kept_preconditioner, std::shared_ptr<kept_preconditioner>>(m, "KeptPreconditioner")
       .def(py::init([](const std::string& kind, std::uint64_t seed) {
              return std::make_shared<kept_preconditioner>(preconditioning_named(kind), seed);

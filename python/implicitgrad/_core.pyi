@@ -61,6 +61,23 @@ class CholeskyFactor(Operator):
     @property
     def curvature_max(self) -> float: ...
 
+class NystromPreconditioner(Operator):
+    def __init__(self, operator: Operator, rank: int, seed: int) -> None: ...
+    @property
+    def rank(self) -> int: ...  # 0: no sketch could be made
+    @property
+    def products(self) -> int: ...
+    @property
+    def verdict(self) -> str: ...  # "positive" or "indefinite"
+    @property
+    def curvature_min(self) -> float: ...
+    @property
+    def curvature_max(self) -> float: ...
+    @property
+    def largest(self) -> float: ...
+    @property
+    def smallest(self) -> float: ...
+
 # Solvers.
 
 class SolveReport:
@@ -89,6 +106,16 @@ def cg(
     monitor: _Monitor | None,
     checkpoint_rtol: float = 0.0,
 ) -> tuple[_Array, SolveReport, _Array]: ...
+
+def block_cg(
+    a: Operator,
+    b: ArrayLike,
+    rtol: Sequence[float],
+    preconditioner: Operator | None,
+    x0: ArrayLike | None,
+    maxiter: int,
+    monitor: _Monitor | None,
+) -> tuple[_Array, SolveReport]: ...
 
 class KeptPreconditioner:
     def __init__(self, kind: str, seed: int) -> None: ...

@@ -23,6 +23,7 @@ class Options:
     certify: bool = False
     damping: float = 0.0
     preconditioner: Any = "auto"
+    rank: int | None = None
     terms: int | None = None
     step_size: float | None = None
     stop: Any = None
@@ -32,6 +33,7 @@ class Options:
     def __post_init__(self) -> None:
         check = {
             "maxiter": lambda v: _arrays.integer(v, "maxiter", least=1),
+            "rank": lambda v: _arrays.integer(v, "rank", least=1),
             "terms": lambda v: _arrays.integer(v, "terms", least=1),
             "atol": lambda v: _arrays.number(v, "atol", nonnegative=True),
             "step_size": lambda v: _arrays.number(v, "step_size", positive=True),
