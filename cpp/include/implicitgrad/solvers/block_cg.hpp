@@ -105,9 +105,14 @@ solve_report block_cg(const Operator& a, const Operator* m, const_block b, block
     std::vector<double> pq;  // PᵀAP of it, factored in `last`
     small_cholesky last(0, {}, 0.0);
     while (ended == solve_status::converged) {
+      // A finished column stays in while its residual is above what others still have to reach:
+      // without it, their directions would stay conjugate only to within that residual.
+      double tightest = HUGE_VAL;
+      for (index c = 0; c < k; ++c)
+        if (!done[c]) tightest = std::min(tightest, options.tolerance(c));
       std::vector<index> open;  // columns that still take part
       for (index c = 0; c < k; ++c)
-        if (!done[c]) open.push_back(c);
+        if (!done[c] || (norm[c] > tightest && tightest < HUGE_VAL)) open.push_back(c);
       const auto width = static_cast<index>(open.size());
       if (width == 0) {
         if (options.recompute) break;
