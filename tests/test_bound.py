@@ -124,7 +124,9 @@ def test_inf_for_callables_and_foreign_objects():
         assert res.success and res.error_bound == np.inf
 
 
-@pytest.mark.parametrize("way", ["cholesky", "cg", "nystrom", "minres", "identity", "identity-certified"])
+@pytest.mark.parametrize(
+    "way", ["cholesky", "cg", "nystrom", "minres", "identity", "identity-certified"]
+)
 def test_inf_for_a_singular_hessian(way):
     """Two equal columns and a penalty that rounding swallows."""
     rng = np.random.default_rng(0)

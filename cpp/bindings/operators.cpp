@@ -112,7 +112,7 @@ void register_operators(py::module_& m) {
              py::gil_scoped_release release;
              return std::make_shared<nystrom_preconditioner>(a, rank, seed);
            }),
-           py::arg("operator"), py::arg("rank"), py::arg("seed"))
+           py::arg("operator"), py::arg("rank"), py::arg("seed"), py::keep_alive<1, 2>())
       .def_property_readonly("rank", &nystrom_preconditioner::rank)
       .def_property_readonly("products", &nystrom_preconditioner::products)
       .def_property_readonly("verdict",

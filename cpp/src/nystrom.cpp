@@ -9,6 +9,7 @@
 #include "implicitgrad/parallel.hpp"
 #include "implicitgrad/random.hpp"
 #include "implicitgrad/runtime.hpp"
+#include "implicitgrad/solvers/block_cg.hpp"
 #include "implicitgrad/solvers/kept_preconditioner.hpp"
 #include "implicitgrad/solvers/small_cholesky.hpp"
 #include "implicitgrad/space.hpp"
@@ -18,8 +19,10 @@ namespace implicitgrad {
 
 namespace {
 
-// The rank without one asked for: at first, and at most.
-constexpr index first_rank = 12, most_rank = 96;
+// A free rank: at first, and at most; and the most numbers in that many columns.
+constexpr index first_rank = 12, most_rank = 192, most_numbers = index{1} << 26;
+// As far as a spectrum that falls steeply leads before CG has shown that it needs more.
+constexpr index unasked_rank = 96;
 // Columns of Ω that share a pass over the data.
 constexpr index together = 24;
 
@@ -92,34 +95,77 @@ double power_method(std::vector<double>& v, Multiply&& multiply) {
 
 nystrom_preconditioner::nystrom_preconditioner(const Operator& a, index rank, std::uint64_t seed,
                                                bool scaled)
-    : n_(a.size()), n_threads_(a.n_threads()), seed_(seed) {
+    : a_(a), n_(a.size()), n_threads_(a.n_threads()), seed_(seed) {
   scale_.resize(static_cast<std::size_t>(n_));
   if (!(scaled && a.diagonal(scale_.data()))) std::fill(scale_.begin(), scale_.end(), 1.0);
   for (double& s : scale_) s = s > 0.0 && std::isfinite(s) ? 1.0 / std::sqrt(s) : 1.0;
 
-  const double enough = 10.0 * penalty(a);
-  const bool automatic = rank <= 0;
-  index columns = std::min(automatic ? first_rank : rank, n_);
-  for (double before = HUGE_VAL;;) {
-    sketch(a, columns);
-    if (!build()) {
-      rank_ = 0;
-      break;
-    }
-    const bool falls = smallest_ < 0.25 * before && smallest_ > enough;
-    if (!automatic || !falls || 2 * columns > most_rank || 4 * columns > n_) break;
+  automatic_ = rank <= 0;
+  const double enough = 10.0 * penalty();
+  double before = HUGE_VAL;
+  bool falls = sketched(std::min(automatic_ ? first_rank : rank, n_));
+  while (falls && may_grow() && 2 * rank_ <= unasked_rank) {
+    falls = smallest_ < 0.25 * before && smallest_ > enough;
     before = smallest_;
-    columns *= 2;
+    falls = falls && sketched(2 * rank_);
   }
-  pairs_ = {};
+  products_ = made_;
+  if (!may_grow()) pairs_ = {};
+}
+
+bool nystrom_preconditioner::may_grow() const {
+  return automatic_ && rank_ > 0 && 2 * rank_ <= most_rank && 4 * rank_ <= n_ &&
+         2 * rank_ * n_ <= most_numbers;
+}
+
+/// Brings the rank to `columns`; false where no sketch can be made.
+bool nystrom_preconditioner::sketched(index columns) {
+  sketch(columns);
+  if (build()) return true;
+  rank_ = 0;
+  return false;
+}
+
+solve_report nystrom_preconditioner::solve(const Operator& a, const_block b, block x, bool warm,
+                                           const solve_options& options) {
+  const double tightest = *std::min_element(options.rtol.begin(), options.rtol.end());
+  solve_report total;
+  for (;;) {
+    bool gave_up = false;
+    double start = 0.0;
+    const index spent = total.iterations, least = std::max(2 * first_rank, rank_ + rank_ / 2);
+    solve_options here = options;
+    here.maxiter = options.maxiter - spent;
+    if (options.monitor)
+      here.monitor = [&](index iteration, double residual, const double* at) {
+        return options.monitor(spent + iteration, residual, at);
+      };
+    if (may_grow())
+      here.give_up = [&](index iteration, double residual) {
+        if (iteration == 1) start = residual;
+        if (iteration < least) return false;
+        const double gained = std::log(start / residual) / static_cast<double>(iteration - 1);
+        const double due = std::log(residual / std::max(tightest, DBL_EPSILON));
+        return gave_up = due > gained * static_cast<double>(rank_);
+      };
+    total.follow(cg_for<host_space>(a, this, b, x, warm, here));
+    if (!gave_up || total.status != solve_status::iteration_limit ||
+        total.iterations >= options.maxiter)
+      return total;
+    warm = true;
+    const index before = made_;
+    sketched(2 * rank_);
+    total.products += made_ - before;
+    if (!may_grow()) pairs_ = {};
+  }
 }
 
 /// A lower limit of Ã's spectrum as far as the penalty tells, or 0.
-double nystrom_preconditioner::penalty(const Operator& a) const {
-  if (a.sampled() == nullptr) return 0.0;
+double nystrom_preconditioner::penalty() const {
+  if (a_.sampled() == nullptr) return 0.0;
   double least = HUGE_VAL;
   index j = 0;
-  for (const double s : a.sampled()->strength()) {
+  for (const double s : a_.sampled()->strength()) {
     least = std::min(least, s * scale_[j] * scale_[j]);
     ++j;
   }
@@ -127,7 +173,7 @@ double nystrom_preconditioner::penalty(const Operator& a) const {
 }
 
 /// More columns of Ω, orthonormal also to those there are, and of Y = S A S Ω.
-void nystrom_preconditioner::sketch(const Operator& a, index columns) {
+void nystrom_preconditioner::sketch(index columns) {
   const index before = rank_;
   pairs_.resize(static_cast<std::size_t>(2 * n_ * columns));
   double* omega = pairs_.data();
@@ -144,12 +190,12 @@ void nystrom_preconditioner::sketch(const Operator& a, index columns) {
     const index k = std::min(together, columns - first);
     for (index c = 0; c < k; ++c)
       for (index i = 0; i < n_; ++i) v[c * n_ + i] = scale_[i] * omega[2 * (first + c) * n_ + i];
-    a.apply({v.data(), n_, k}, {out.data(), n_, k});
+    a_.apply({v.data(), n_, k}, {out.data(), n_, k});
     for (index c = 0; c < k; ++c)
       for (index i = 0; i < n_; ++i)
         pairs_[(2 * (first + c) + 1) * n_ + i] = scale_[i] * out[c * n_ + i];
   }
-  products_ += columns - before;
+  made_ += columns - before;
   rank_ = columns;
 }
 

@@ -241,6 +241,54 @@ TEST_CASE("a rank that grows while that pays") {
   CHECK(nystrom_preconditioner(tiny, 0, 17).rank() == 3);
 }
 
+TEST_CASE("a solve that finds itself slow asks for more columns") {
+  const index n = 500;
+  random_source random(30);
+  const std::vector<double> b = random.vector(n);
+  const dense_operator slow = dense_operator::with_spectrum(decaying(n, 0.06, 1e-6), 31);
+  const dense_operator easy = dense_operator::with_spectrum(log_spaced(1.0, 10.0, n), 32);
+  solve_options options;
+  options.rtol = {1e-8};
+  options.maxiter = 5000;
+  index last = 0;
+  options.monitor = [&](index i, double, const double*) {
+    CHECK(i == last + 1);  // counted through
+    last = i;
+    return false;
+  };
+  const auto run = [&](const Operator& a, index rank, index& columns) {
+    const products_only op(a);
+    nystrom_preconditioner m(op, rank, 33);
+    std::vector<double> x(b.size(), nan);
+    last = 0;
+    solve_report report = m.solve(op, as_block(b, n), as_block(x, n), false, options);
+    CHECK(report.status == solve_status::converged);
+    CHECK(report.iterations == last);
+    CHECK(op.columns == m.products() + report.products);
+    CHECK(static_cast<const dense_operator&>(a).residual(b.data(), x.data()) <= 1.1e-8);
+    columns = m.rank();
+    report.products += m.products();
+    return report;
+  };
+  index columns = 0;
+  const index fixed = run(slow, 12, columns).products;
+  CHECK(columns == 12);
+  CHECK(2 * run(slow, 0, columns).products < fixed);
+  CHECK(columns == 192);
+  CHECK(run(easy, 0, columns).products <= run(easy, 12, columns).products + 24);
+  run(easy, 0, columns);
+  CHECK(columns <= 24);
+
+  options.maxiter = 40;  // for all of it together
+  const products_only op(slow);
+  nystrom_preconditioner m(op, 0, 33);
+  std::vector<double> x(b.size());
+  last = 0;
+  const solve_report limited = m.solve(op, as_block(b, n), as_block(x, n), false, options);
+  CHECK(limited.status == solve_status::iteration_limit);
+  CHECK(limited.iterations == 40);
+}
+
 TEST_CASE("indefinite matrices, with a direction to show") {
   random_source random(18);
   for (int trial = 0; trial < 20; ++trial) {

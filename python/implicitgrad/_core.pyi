@@ -96,6 +96,7 @@ class SolveReport:
     @property
     def condition(self) -> float: ...
 
+# Three columns and more share one Krylov space, unless a checkpoint is asked for.
 def cg(
     a: Operator,
     b: ArrayLike,
@@ -106,16 +107,6 @@ def cg(
     monitor: _Monitor | None,
     checkpoint_rtol: float = 0.0,
 ) -> tuple[_Array, SolveReport, _Array]: ...
-
-def block_cg(
-    a: Operator,
-    b: ArrayLike,
-    rtol: Sequence[float],
-    preconditioner: Operator | None,
-    x0: ArrayLike | None,
-    maxiter: int,
-    monitor: _Monitor | None,
-) -> tuple[_Array, SolveReport]: ...
 
 class KeptPreconditioner:
     def __init__(self, kind: str, seed: int) -> None: ...
@@ -133,6 +124,16 @@ class KeptPreconditioner:
         checkpoint_rtol: float = 0.0,
     ) -> tuple[_Array, SolveReport, _Array]: ...
 
+def nystrom(
+    preconditioner: NystromPreconditioner,
+    a: Operator,
+    b: ArrayLike,
+    rtol: Sequence[float],
+    x0: ArrayLike | None,
+    maxiter: int,
+    monitor: _Monitor | None,
+    checkpoint_rtol: float = 0.0,
+) -> tuple[_Array, SolveReport, _Array]: ...
 def minres(
     a: Operator,
     b: ArrayLike,

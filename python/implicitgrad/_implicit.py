@@ -86,7 +86,7 @@ def implicit_grad(
             For CG: applies an approximation of H⁻¹.
         rank : int
             For "nystrom": how many random directions H is sketched with, one product each. By
-            default 12, and doubled up to 96 while that pays.
+            default 12, doubled up to 192 while that pays.
         terms, step_size : int, float
             For Neumann: q = α Σ_{j<terms} (I − αH)^j ∇θg. By default as many terms as tol needs,
             and α from an estimate of λmax(H).

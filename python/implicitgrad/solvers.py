@@ -135,7 +135,8 @@ class CG:
         """Prepare for this Hessian; returns the number of products that took."""
         given = self.preconditioner
         self._hess = hess
-        self._m = self._kept = None
+        self._m: Any = None
+        self._kept: Any = None
         self._maxiter = self.maxiter or max(100, min(10 * hess.size, 20_000))
         if isinstance(self.at, NativeLinearization) and hess.rows_can_be_sampled and given in KEPT:
             self._kept = self.at.preconditioner(given, self.seed)
@@ -165,15 +166,18 @@ class CG:
         x0: np.ndarray | None = None,
         checkpoint_rtol: float = 0.0,
     ) -> Solution:
-        rest = (x0, self._maxiter, self.monitor, checkpoint_rtol)
-        if self._kept is not None and hess.rows_can_be_sampled:
-            x, report, checkpoint = self._kept.solve(hess, b, rtol, *rest)
-        else:
-            x, report, checkpoint = _core.cg(hess, b, rtol, self._m, *rest)
+        x, report, checkpoint = self._run(
+            hess, b, rtol, x0, self._maxiter, self.monitor, checkpoint_rtol
+        )
         return Solution(
             *(x, report.status, report.residual, report.iterations, report.products),
             *(_span(report), report.condition, checkpoint),
         )
+
+    def _run(self, hess: Any, b: np.ndarray, rtol: list[float], *rest: Any) -> Any:
+        if self._kept is not None and hess.rows_can_be_sampled:
+            return self._kept.solve(hess, b, rtol, *rest)
+        return _core.cg(hess, b, rtol, self._m, *rest)
 
 
 @dataclass
@@ -205,6 +209,9 @@ class Nystrom(CG):
         self._m = _core.NystromPreconditioner(hess, self.rank or 0, self.seed)
         return self._m.products
 
+    def _run(self, hess: Any, b: np.ndarray, rtol: list[float], *rest: Any) -> Any:
+        return _core.nystrom(self._m, hess, b, rtol, *rest)
+
     def solve(
         self,
         hess: Any,
@@ -215,7 +222,7 @@ class Nystrom(CG):
     ) -> Solution:
         solution = super().solve(hess, b, rtol, x0, checkpoint_rtol)
         solution.condition *= self.spread
-        if self._m.rank == 0 and self._m.verdict == "positive" or solution.status == "non_finite":
+        if (self._m.rank == 0 and self._m.verdict == "positive") or solution.status == "non_finite":
             return solution
         # Preconditioned directions may all lie where H is flat: the sketch knows its size.
         low, high = solution.curvature or (math.inf, -math.inf)

@@ -16,6 +16,7 @@
 
 #include "implicitgrad/operator.hpp"
 #include "implicitgrad/solvers/cholesky.hpp"
+#include "implicitgrad/solvers/report.hpp"
 
 namespace implicitgrad {
 
@@ -23,20 +24,26 @@ class nystrom_preconditioner : public Operator {
  public:
   /// `rank` columns, at most n. With 0 there are 12 (or n), and twice as many as long as doubling
   /// has brought the smallest captured eigenvalue down to a quarter (so that CG takes half as many
-  /// iterations), there are fewer than 96 and less than half of n, and the smallest captured
-  /// eigenvalue is above ten times the penalty, where that is known.
-  /// Without `scaled`, S = I.
+  /// iterations), the smallest captured eigenvalue is above ten times the penalty, where that is
+  /// known, up to 96; solve() may add more, up to 192; but not beyond n/2, nor 2²⁶ numbers. Without
+  /// `scaled`, S = I. A must outlive this.
   ///
   /// Cost: ℓ products in blocks, 9 n ℓ² flops and ℓ³; with the rank doubled, a third more.
-  /// Memory: (3 ℓ + 1) n words, of which ℓ n stay.
+  /// Memory: 3 ℓ n words, of which ℓ n stay once the rank is final.
   nystrom_preconditioner(const Operator& a, index rank, std::uint64_t seed, bool scaled = true);
 
   index size() const override { return n_; }
   /// S P⁻¹ S v. Cost: 4 n ℓ + 2 ℓ² flops a column. Where no sketch could be made, S² v.
   void apply(const_block v, block out) const override;
 
-  index rank() const { return rank_; }  // 0 where no sketch could be made
-  index products() const { return products_; }
+  /// CG on `a`, which is A or near it. Where the rank is free, and the iterations to come would be
+  /// more than it has columns (with those made so far as many, and half more), the rank is doubled
+  /// and CG goes on from where it is. As cg_for() in all else.
+  solve_report solve(const Operator& a, const_block b, block x, bool warm,
+                     const solve_options& options);
+
+  index rank() const { return rank_; }          // 0 where no sketch could be made
+  index products() const { return products_; }  // of the construction
 
   /// Indefinite where ΩᵀAΩ is, beyond what rounding and the asymmetry of the products explain;
   /// curvature_min() is then a negative Rayleigh quotient of A.
@@ -50,13 +57,17 @@ class nystrom_preconditioner : public Operator {
   double smallest() const { return smallest_; }
 
  private:
-  void sketch(const Operator& a, index columns);
+  bool may_grow() const;
+  bool sketched(index columns);
+  void sketch(index columns);
   bool build();
-  double penalty(const Operator& a) const;
+  double penalty() const;
   void divide(double* w) const;
   double extreme(bool smallest) const;
 
-  index n_, rank_ = 0, products_ = 0;
+  const Operator& a_;
+  index n_, rank_ = 0, products_ = 0, made_ = 0;
+  bool automatic_ = false;
   int n_threads_;
   std::uint64_t seed_;
   std::vector<double> scale_;
