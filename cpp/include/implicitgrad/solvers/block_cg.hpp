@@ -197,10 +197,9 @@ solve_report block_cg(const Operator& a, const Operator* m, const_block b, block
   }
 }
 
-/// A X = B by whichever takes less: block_cg() from three columns on, where it needs fewer products
-/// on any spectrum (by a tenth where A is well conditioned, to a fourth of them where a few
-/// eigenvalues are small); cg() for one and two, which gain little, and where a checkpoint is asked
-/// for.
+/// A X = B by block_cg() from three columns on, where it needs fewer products: by a twentieth where
+/// A is well conditioned, down to a quarter of them where a few eigenvalues are small. By cg() for
+/// one and two, which gain little, and where a checkpoint is asked for.
 template <Space S>
 solve_report cg_for(const Operator& a, const Operator* m, const_block b, block x, bool warm,
                     const solve_options& options) {
