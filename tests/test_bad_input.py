@@ -44,6 +44,7 @@ def solve(theta=THETA, lam=LAM, f=None, g=None, **kwargs):
 
 def option(**options):
     method = "neumann" if {"terms", "step_size"} & set(options) else "cg"
+    method = "nystrom" if "rank" in options else method
     return lambda: solve(method=method, options=options)
 
 
@@ -210,6 +211,7 @@ NON_NEGATIVE = {"negative": -1.0, "nan": NAN, "string": "1"}
 for name, table in {
     "maxiter": COUNT,
     "terms": COUNT,
+    "rank": COUNT,
     "step_size": SIZE,
     "damping": {**NON_NEGATIVE, "inf": INF},
     "atol": NON_NEGATIVE,

@@ -22,6 +22,7 @@ WAYS = {
     "cholesky-damped": ("cholesky", {"damping": 0.1}),
     "neumann": ("neumann", {"maxiter": 50}),
     "minres": ("minres", {}),
+    "nystrom": ("nystrom", {}),
     "identity": ("identity", {}),
     "identity-certified": ("identity", {"certify": True}),
     "terms": ("neumann", {"terms": 8}),
@@ -80,7 +81,7 @@ def test_never_below_the_true_error(case):
 def test_finite_where_curvature_can_be_proven(case):
     pb, (best, _) = case.problem(n_threads=1), case.solution()
     for theta in around(best, [0.0, 1e-9] if case.fit_intercept else [0.0, 1e-9, 1e-3, 1.0, 1e3]):
-        for way in ("cholesky", "cg", "minres"):
+        for way in ("cholesky", "cg", "nystrom", "minres"):
             assert np.isfinite(solve(pb.f, pb.g, theta, pb.lam, way, polish=False).error_bound)
 
 
@@ -123,7 +124,9 @@ def test_inf_for_callables_and_foreign_objects():
         assert res.success and res.error_bound == np.inf
 
 
-@pytest.mark.parametrize("way", ["cholesky", "cg", "minres", "identity", "identity-certified"])
+@pytest.mark.parametrize(
+    "way", ["cholesky", "cg", "nystrom", "minres", "identity", "identity-certified"]
+)
 def test_inf_for_a_singular_hessian(way):
     """Two equal columns and a penalty that rounding swallows."""
     rng = np.random.default_rng(0)

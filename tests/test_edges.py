@@ -59,7 +59,7 @@ def test_training_on_never_changes_the_minimum_that_was_meant():
     assert res.status == 4 and res.theta == [1.44] and res.error > abs(res.grad[0])
 
 
-@pytest.mark.parametrize("method", ["cg", "minres", "neumann", "cholesky"])
+@pytest.mark.parametrize("method", ["cg", "nystrom", "minres", "neumann", "cholesky"])
 def test_the_callback_sees_the_adjoint_at_its_own_scale(method):
     f, seen = ridge(), []
     res = ig.implicit_grad(
@@ -73,7 +73,7 @@ def test_the_callback_sees_the_adjoint_at_its_own_scale(method):
     assert np.allclose(seen[-1], res.adjoint, rtol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["cg", "cholesky", "minres"])
+@pytest.mark.parametrize("method", ["cg", "nystrom", "cholesky", "minres"])
 @pytest.mark.parametrize("strength", [400.0, 700.0])
 def test_strengths_near_overflow_are_no_singularity(method, strength):
     f, lam = ridge(), np.full(5, strength)

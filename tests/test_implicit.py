@@ -11,7 +11,7 @@ from cases import BY_NAME, HYPER, Wrapped, linear, quadratic, spd
 from reference import assert_near, relative_error
 
 QUIET = {"warn": False}
-METHODS = ["auto", "cholesky", "cg", "neumann"]
+METHODS = ["auto", "cholesky", "cg", "nystrom", "neumann"]
 
 
 def true_error(res, exact):

@@ -10,7 +10,7 @@ from implicitgrad import solvers
 from reference import assert_near, relative_error
 
 QUIET = {"warn": False}
-METHODS = ["auto", "cholesky", "cg", "minres"]
+METHODS = ["auto", "cholesky", "cg", "nystrom", "minres"]
 
 
 # Case 14, minimum residual

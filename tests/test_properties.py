@@ -158,7 +158,7 @@ def test_same_bits_at_any_number_of_threads(loss, shape, dtype, order, rng):
             assert np.array_equal(a, b)
 
 
-@pytest.mark.parametrize("method", ["cg", "neumann"])
+@pytest.mark.parametrize("method", ["cg", "nystrom", "neumann"])
 def test_hypergradient_has_the_same_bits_at_any_number_of_threads(method, rng):
     X, X_val = rng.standard_normal((20011, 37)), rng.standard_normal((997, 37))
     truth = rng.standard_normal(37)

@@ -6,10 +6,11 @@ from scipy.optimize import brentq
 
 import implicitgrad as ig
 from cases import BY_NAME, linear, quadratic, replaced, spd, well_posed
+from implicitgrad import solvers
 from reference import assert_near, relative_error
 
 QUIET = {"warn": False}
-SOLVERS = ["auto", "cholesky", "cg", "neumann"]
+SOLVERS = ["auto", "cholesky", "cg", "nystrom", "neumann"]
 
 
 def truncated_series(H, b, alpha, terms):
@@ -230,3 +231,103 @@ def test_truncation_moves_the_textbook_optimum(terms):
         return ig.implicit_grad(f, g, lam, lam, "neumann", options=options).grad[0]
 
     assert brentq(slope, 0, 5, xtol=1e-13) == pytest.approx(3 / (2 - 0.5**terms), abs=1e-12)
+
+
+# The Nyström preconditioner.
+
+
+def decaying(n, rate, floor, seed=0):
+    """A symmetric positive definite matrix whose eigenvalues fall exponentially to a floor."""
+    Q, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((n, n)))
+    H = (Q * (np.exp(-rate * np.arange(n)) + floor)) @ Q.T
+    return (H + H.T) / 2
+
+
+def test_nystrom_takes_fewer_products_than_cg_where_eigenvalues_fall_fast():
+    for rate, gain in ((0.1, 5.0), (0.5, 2.0)):
+        H, b = decaying(200, rate, 1e-6), np.cos(np.arange(200.0))
+        f, g = quadratic(H, np.ones((200, 1))), linear(b, 1)
+        plain, sketched = (
+            ig.implicit_grad(f, g, np.zeros(200), np.zeros(1), method, options=QUIET)
+            for method in ("cg", "nystrom")
+        )
+        assert sketched.success and sketched.nhev * gain < plain.nhev
+        exact = np.ones(200) @ np.linalg.solve(H, b)
+        assert abs(sketched.grad[0] - exact) <= 1e-6 * abs(exact)
+
+
+@pytest.mark.parametrize("rank", [1, 7, 30, 1000])
+def test_nystrom_costs_one_product_a_direction(rank):
+    w = well_posed(40)
+    calls = []
+
+    def hessp(t, v, x):
+        calls.append(1)
+        return w.H @ v
+
+    f = replaced(w.f, hessp=hessp)
+    res = ig.implicit_grad(f, w.g, w.theta, w.lam, "nystrom", options={"rank": rank})
+    assert res.success and res.method == "nystrom"
+    assert res.nhev == len(calls) >= min(rank, 40)
+    assert_near(res.grad, w.exact, 1e-6)
+    if rank >= 40:  # the sketch is H itself
+        assert res.nit <= 3
+
+
+@pytest.mark.parametrize("name", ["logistic-597x43", "ridge-wide-11x29", "ridge-badly-scaled"])
+def test_nystrom_is_repeatable_at_any_number_of_threads(name):
+    case = BY_NAME[name]
+    theta, grad = case.solution()
+
+    def solve(rng=0, **kwargs):
+        pb = case.problem(**kwargs)
+        theta64 = theta.astype(float)
+        options = {"rng": rng, "rank": 5}
+        return ig.implicit_grad(pb.f, pb.g, theta64, pb.lam, "nystrom", options=options)
+
+    first = solve()
+    assert first.success and relative_error(first.grad, grad) <= 1e-6
+    for n_threads in (1, 2, 3):
+        again = solve(n_threads=n_threads)
+        assert np.array_equal(again.grad, first.grad) and again.nhev == first.nhev
+    assert not np.array_equal(solve(rng=1).adjoint, first.adjoint)
+
+
+@pytest.mark.parametrize("given", ["jacobi", "none", "sketch", None, np.eye(12)])
+def test_nystrom_brings_its_own_preconditioner(given):
+    w = well_posed(12)
+    options = {"preconditioner": given}
+    with pytest.raises(ValueError, match="brings its own preconditioner"):
+        ig.implicit_grad(w.f, w.g, w.theta, w.lam, "nystrom", options=options)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nystrom_refuses_a_saddle_that_the_right_hand_side_does_not_see(seed):
+    """CG alone cannot know: ∇g has no part along the negative direction. The sketch has."""
+    rng = np.random.default_rng(seed)
+    Q, _ = np.linalg.qr(rng.standard_normal((30, 30)))
+    H = (Q * np.r_[-2.0, np.linspace(0.5, 1.0, 29)]) @ Q.T
+    f, g = quadratic((H + H.T) / 2, Q[:, 1:3]), linear(Q[:, 1] + Q[:, 2], 2)
+    res = ig.implicit_grad(
+        f, g, np.zeros(30), np.zeros(2), "nystrom", options={**QUIET, "rng": seed}
+    )
+    assert res.status == 2 and not res.success
+    assert -2.0 - 1e-9 <= res.curvature[0] < 0
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3, 6])
+def test_several_right_hand_sides_at_once(columns):
+    """Dependent and zero ones among them; from three on in one Krylov space."""
+    H = spd(50, 1e-3, 1.0, 3)
+    rng = np.random.default_rng(columns)
+    b = rng.standard_normal((50, columns))
+    b[:, columns // 2 :] = b[:, :1] * [2.0, -1.0, 0.0][columns % 3]
+    op = solvers.callback_operator(H, 50)
+    for method in (solvers.CG, solvers.Nystrom):
+        solver = method()
+        solver.setup(op)
+        found = solver.solve(op, b, [1e-10])
+        assert found.status == "converged"
+        assert_near(H @ found.x, b, 1e-9)
+        apart = sum(solver.solve(op, b[:, j].copy(), [1e-10]).nhev for j in range(columns))
+        assert found.nhev <= apart + columns

@@ -11,7 +11,7 @@ from cases import linear, quadratic, replaced, spd, well_posed
 from reference import assert_near, relative_error
 
 QUIET = {"warn": False}
-METHODS = ["auto", "cholesky", "cg", "minres", "neumann"]
+METHODS = ["auto", "cholesky", "cg", "nystrom", "minres", "neumann"]
 ADVICE = re.compile(
     r"train further|check|add a penalty|loosen|raise maxiter|use |give |leave ", re.I
 )
@@ -101,7 +101,7 @@ def test_saddle_found_by_certify(method):
 
 
 @pytest.mark.parametrize("n", [6, 100])
-@pytest.mark.parametrize("method", ["cg", "cholesky", "minres"])
+@pytest.mark.parametrize("method", ["cg", "nystrom", "cholesky", "minres"])
 def test_damping_does_not_hide_a_saddle(method, n):
     """H + damping · I is definite and is solved; H is what the theorem is about."""
     H = indefinite(n, -0.5)

@@ -6,6 +6,7 @@
 #include "implicitgrad/operator.hpp"
 #include "implicitgrad/solvers/cholesky.hpp"
 #include "implicitgrad/solvers/jacobi.hpp"
+#include "implicitgrad/solvers/nystrom.hpp"
 #include "implicitgrad/solvers/shifted.hpp"
 #include "register.hpp"
 
@@ -105,6 +106,21 @@ void register_operators(py::module_& m) {
            py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("curvature_min", &cholesky_factor::curvature_min)
       .def_property_readonly("curvature_max", &cholesky_factor::curvature_max);
+  py::class_<nystrom_preconditioner, Operator, std::shared_ptr<nystrom_preconditioner>>(
+      m, "NystromPreconditioner")
+      .def(py::init([](const Operator& a, index rank, std::uint64_t seed) {
+             py::gil_scoped_release release;
+             return std::make_shared<nystrom_preconditioner>(a, rank, seed);
+           }),
+           py::arg("operator"), py::arg("rank"), py::arg("seed"), py::keep_alive<1, 2>())
+      .def_property_readonly("rank", &nystrom_preconditioner::rank)
+      .def_property_readonly("products", &nystrom_preconditioner::products)
+      .def_property_readonly("verdict",
+                             [](const nystrom_preconditioner& p) { return name_of(p.verdict()); })
+      .def_property_readonly("curvature_min", &nystrom_preconditioner::curvature_min)
+      .def_property_readonly("curvature_max", &nystrom_preconditioner::curvature_max)
+      .def_property_readonly("largest", &nystrom_preconditioner::largest)
+      .def_property_readonly("smallest", &nystrom_preconditioner::smallest);
 }
 
 }  // namespace implicitgrad::python

@@ -5,10 +5,11 @@
 #include <utility>
 
 #include "arrays.hpp"
-#include "implicitgrad/solvers/cg.hpp"
+#include "implicitgrad/solvers/block_cg.hpp"
 #include "implicitgrad/solvers/kept_preconditioner.hpp"
 #include "implicitgrad/solvers/minres.hpp"
 #include "implicitgrad/solvers/neumann.hpp"
+#include "implicitgrad/solvers/nystrom.hpp"
 #include "register.hpp"
 
 namespace implicitgrad::python {
@@ -103,7 +104,7 @@ py::tuple solve_cg(const Operator& a, const block_array& b, std::vector<double> 
   require(m == nullptr || m->size() == a.size(), "the preconditioner has the wrong size");
   return with_checkpoint(b, a.size(), std::move(rtol), x0, maxiter, monitor, checkpoint_rtol,
                          [&](const_block rhs, block x, bool warm, const solve_options& options) {
-                           return cg<host_space>(a, m, rhs, x, warm, options);
+                           return cg_for<host_space>(a, m, rhs, x, warm, options);
                          });
 }
 
@@ -119,6 +120,16 @@ py::tuple solve_kept(kept_preconditioner& kept, const Operator& a, const block_a
   return with_checkpoint(b, a.size(), std::move(rtol), x0, maxiter, monitor, checkpoint_rtol,
                          [&](const_block rhs, block x, bool warm, const solve_options& options) {
                            return kept.solve(at, rhs, x, warm, options);
+                         });
+}
+
+py::tuple solve_nystrom(nystrom_preconditioner& m, const Operator& a, const block_array& b,
+                        std::vector<double> rtol, const std::optional<block_array>& x0,
+                        index maxiter, const py::object& monitor, double checkpoint_rtol) {
+  require(m.size() == a.size(), "the preconditioner has the wrong size");
+  return with_checkpoint(b, a.size(), std::move(rtol), x0, maxiter, monitor, checkpoint_rtol,
+                         [&](const_block rhs, block x, bool warm, const solve_options& options) {
+                           return m.solve(a, rhs, x, warm, options);
                          });
 }
 
@@ -182,6 +193,9 @@ void register_solvers(py::module_& m) {
       .def_property_readonly("rows", &kept_preconditioner::rows)
       .def("solve", &solve_kept, py::arg("a"), py::arg("b"), py::arg("rtol"), py::arg("x0"),
            py::arg("maxiter"), py::arg("monitor"), py::arg("checkpoint_rtol") = 0.0);
+  m.def("nystrom", &solve_nystrom, py::arg("preconditioner"), py::arg("a"), py::arg("b"),
+        py::arg("rtol"), py::arg("x0"), py::arg("maxiter"), py::arg("monitor"),
+        py::arg("checkpoint_rtol") = 0.0);
   m.def("minres", &solve_minres, py::arg("a"), py::arg("b"), py::arg("rtol"), py::arg("x0"),
         py::arg("maxiter"), py::arg("monitor"));
   m.def("neumann", &solve_neumann, py::arg("a"), py::arg("b"), py::arg("rtol"),

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "implicitgrad/solvers/cg.hpp"
+#include "implicitgrad/solvers/block_cg.hpp"
 
 namespace implicitgrad {
 
@@ -136,24 +136,13 @@ solve_report kept_preconditioner::solve(const sampled_hessian& at, const_block b
         const double remaining = gained > 0.0 ? nats / gained * with.each : HUGE_VAL;
         return gave_up = remaining > with.alternative;
       };
-    const solve_report report = cg<host_space>(at.hess(), with.inverse.get(), b, x, warm, here);
-    const index iterations = total.iterations + report.iterations;
-    const index products = total.products + report.products;
-    if (std::isfinite(total.curvature_min)) {
-      const double low = total.curvature_min, high = total.curvature_max;
-      total = report;
-      total.see_curvature(low);
-      total.see_curvature(high);
-    } else {
-      total = report;
-    }
+    const solve_report report = cg_for<host_space>(at.hess(), with.inverse.get(), b, x, warm, here);
+    total.follow(report);
     if (with.sketched) {
       const auto& sketch = static_cast<const row_sketch&>(*with.inverse);
       for (const double estimate : {sketch.curvature_min(), sketch.curvature_max()})
         if (std::isfinite(estimate)) total.see_curvature(estimate);
     }
-    total.iterations = iterations;
-    total.products = products;
     {
       const std::lock_guard lock(mutex_);
       spent_ += static_cast<double>(report.iterations) * with.each;

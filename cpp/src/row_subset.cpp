@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "implicitgrad/random.hpp"
+
 namespace implicitgrad {
 
 namespace {
@@ -18,15 +20,6 @@ void for_runs(const std::vector<index>& chosen, index begin, index end, Run&& ru
     run(from, to, chosen[from]);
     from = to;
   }
-}
-
-/// A well-mixed function of the state (G. Steele, D. Lea, C. Flood, "Fast splittable pseudorandom
-/// number generators", OOPSLA 2014).
-std::uint64_t mixed(std::uint64_t state) {
-  state += 0x9e3779b97f4a7c15u;
-  state = (state ^ (state >> 30)) * 0xbf58476d1ce4e5b9u;
-  state = (state ^ (state >> 27)) * 0x94d049bb133111ebu;
-  return state ^ (state >> 31);
 }
 
 }  // namespace

@@ -48,6 +48,23 @@ bool decompose_block(index n, double* a, index begin, index end) {
   return true;
 }
 
+/// Rows [first, first + rows) of X ← X L⁻ᵀ.
+IMPLICITGRAD_KERNEL void divide_strip(index n, const double* l, double* a, index ld, index first,
+                                      index rows) {
+  for (index c = 0; c < n; ++c) {
+    double* __restrict x = a + c * ld + first;
+    for (index k = 0; k < c; ++k) {
+      const double* __restrict done = a + k * ld + first;
+      const double factor = l[k * n + c];
+#pragma omp simd
+      for (index r = 0; r < rows; ++r) x[r] -= done[r] * factor;
+    }
+    const double pivot = l[c * n + c];
+#pragma omp simd
+    for (index r = 0; r < rows; ++r) x[r] /= pivot;
+  }
+}
+
 IMPLICITGRAD_KERNEL void forward(index n, const double* l, double* __restrict x) {
   for (index j = 0; j < n; ++j) {
     const double* __restrict column = l + j * n;
@@ -124,6 +141,13 @@ void cholesky_solve(index n, const double* l, double* b, index columns) {
     forward(n, l, b + c * n);
     backward(n, l, b + c * n);
   }
+}
+
+void cholesky_divide(index n, const double* l, double* x, index rows, index ld, int n_threads) {
+  constexpr index strip = 256;  // with a hundred columns still in cache
+  parallel_for((rows + strip - 1) / strip, n_threads, [&](index i, int) {
+    divide_strip(n, l, x, ld, i * strip, std::min(strip, rows - i * strip));
+  });
 }
 
 }  // namespace implicitgrad

@@ -63,6 +63,23 @@ class CholeskyFactor(Operator):
     @property
     def curvature_max(self) -> float: ...
 
+class NystromPreconditioner(Operator):
+    def __init__(self, operator: Operator, rank: int, seed: int) -> None: ...
+    @property
+    def rank(self) -> int: ...  # 0: no sketch could be made
+    @property
+    def products(self) -> int: ...
+    @property
+    def verdict(self) -> str: ...  # "positive" or "indefinite"
+    @property
+    def curvature_min(self) -> float: ...
+    @property
+    def curvature_max(self) -> float: ...
+    @property
+    def largest(self) -> float: ...
+    @property
+    def smallest(self) -> float: ...
+
 # Solvers.
 
 class SolveReport:
@@ -81,6 +98,7 @@ class SolveReport:
     @property
     def condition(self) -> float: ...
 
+# Three columns and more share one Krylov space, unless a checkpoint is asked for.
 def cg(
     a: Operator,
     b: ArrayLike,
@@ -108,6 +126,16 @@ class KeptPreconditioner:
         checkpoint_rtol: float = 0.0,
     ) -> tuple[_Array, SolveReport, _Array]: ...
 
+def nystrom(
+    preconditioner: NystromPreconditioner,
+    a: Operator,
+    b: ArrayLike,
+    rtol: Sequence[float],
+    x0: ArrayLike | None,
+    maxiter: int,
+    monitor: _Monitor | None,
+    checkpoint_rtol: float = 0.0,
+) -> tuple[_Array, SolveReport, _Array]: ...
 def minres(
     a: Operator,
     b: ArrayLike,

@@ -16,7 +16,7 @@ from . import _arrays
 PRECONDITIONERS = ("auto", "jacobi", "sketch", "gram", "none")
 
 _CHECKS: dict[str, Callable[[Any, str], Any]] = {
-    **dict.fromkeys(("maxiter", "terms"), partial(_arrays.integer, least=1)),
+    **dict.fromkeys(("maxiter", "rank", "terms"), partial(_arrays.integer, least=1)),
     **dict.fromkeys(("atol", "damping"), partial(_arrays.number, nonnegative=True)),
     "step_size": partial(_arrays.number, positive=True),
     **dict.fromkeys(("polish", "certify", "warn"), _arrays.boolean),
@@ -31,6 +31,7 @@ class Options:
     certify: bool | None = None
     damping: float = 0.0
     preconditioner: Any = "auto"
+    rank: int | None = None
     terms: int | None = None
     step_size: float | None = None
     stop: Any = None

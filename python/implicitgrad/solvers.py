@@ -135,7 +135,8 @@ class CG:
         """Prepare for this Hessian; returns the number of products that took."""
         given = self.preconditioner
         self._hess = hess
-        self._m = self._kept = None
+        self._m: Any = None
+        self._kept: Any = None
         self._maxiter = self.maxiter or max(100, min(10 * hess.size, 20_000))
         if isinstance(self.at, NativeLinearization) and hess.rows_can_be_sampled and given in KEPT:
             self._kept = self.at.preconditioner(given, self.seed)
@@ -165,15 +166,73 @@ class CG:
         x0: np.ndarray | None = None,
         checkpoint_rtol: float = 0.0,
     ) -> Solution:
-        rest = (x0, self._maxiter, self.monitor, checkpoint_rtol)
-        if self._kept is not None and hess.rows_can_be_sampled:
-            x, report, checkpoint = self._kept.solve(hess, b, rtol, *rest)
-        else:
-            x, report, checkpoint = _core.cg(hess, b, rtol, self._m, *rest)
+        x, report, checkpoint = self._run(
+            hess, b, rtol, x0, self._maxiter, self.monitor, checkpoint_rtol
+        )
         return Solution(
             *(x, report.status, report.residual, report.iterations, report.products),
             *(_span(report), report.condition, checkpoint),
         )
+
+    def _run(self, hess: Any, b: np.ndarray, rtol: list[float], *rest: Any) -> Any:
+        if self._kept is not None and hess.rows_can_be_sampled:
+            return self._kept.solve(hess, b, rtol, *rest)
+        return _core.cg(hess, b, rtol, self._m, *rest)
+
+
+@dataclass
+class Nystrom(CG):
+    """Conjugate gradients with a randomised Nyström preconditioner, from products with H alone."""
+
+    rank: int | None = None
+
+    name = "nystrom"
+
+    @property
+    def spread(self) -> float:
+        """The range of eigenvalues that the preconditioner evens out."""
+        return self._m.largest / self._m.smallest if self._m.rank > 0 else 1.0
+
+    def worst_condition(self, at: Any) -> float:
+        # That of H, or an estimate from below: residuals are measured as CG alone measures them, so
+        # that a small one hides as large an error.
+        return max(super().worst_condition(at), self.spread)
+
+    def setup(self, hess: Any) -> int:
+        if not (isinstance(self.preconditioner, str) and self.preconditioner == "auto"):
+            raise ValueError(
+                "method = 'nystrom' brings its own preconditioner, found preconditioner = "
+                f"{self.preconditioner!r}: leave it at 'auto', or use method = 'cg'"
+            )
+        self._hess, self._kept = hess, None
+        self._maxiter = self.maxiter or max(100, min(10 * hess.size, 20_000))
+        self._m = _core.NystromPreconditioner(hess, self.rank or 0, self.seed)
+        return self._m.products
+
+    def _run(self, hess: Any, b: np.ndarray, rtol: list[float], *rest: Any) -> Any:
+        return _core.nystrom(self._m, hess, b, rtol, *rest)
+
+    def solve(
+        self,
+        hess: Any,
+        b: np.ndarray,
+        rtol: list[float],
+        x0: np.ndarray | None = None,
+        checkpoint_rtol: float = 0.0,
+    ) -> Solution:
+        solution = super().solve(hess, b, rtol, x0, checkpoint_rtol)
+        solution.condition *= self.spread
+        if (self._m.rank == 0 and self._m.verdict == "positive") or solution.status == "non_finite":
+            return solution
+        # Preconditioned directions may all lie where H is flat: the sketch knows its size.
+        low, high = solution.curvature or (math.inf, -math.inf)
+        low, high = min(low, self._m.curvature_min or low), max(high, self._m.curvature_max)
+        solution.curvature = (min(low, high), high)
+        if self._m.verdict == "indefinite":
+            solution.status = "negative_curvature"
+        elif solution.status == "negative_curvature" and low >= -1e-15 * high:
+            solution.status = "singular"
+        return solution
 
 
 @dataclass
@@ -361,7 +420,7 @@ def largest_eigenvalue(hess: Any, rng: Any = 0, steps: int = 20) -> tuple[float,
     return report.curvature_max, report.products
 
 
-METHODS = ("auto", "cholesky", "cg", "minres", "neumann", "identity")
+METHODS = ("auto", "cholesky", "cg", "nystrom", "minres", "neumann", "identity")
 
 
 def make_solver(method: Any, hess: Any, at: Any, options: Any, monitor: Monitor | None) -> Any:
@@ -375,6 +434,9 @@ def make_solver(method: Any, hess: Any, at: Any, options: Any, monitor: Monitor 
         return Cholesky(monitor)
     if method == "cg":
         return CG(options.maxiter, options.preconditioner, monitor, at, options.seed)
+    if method == "nystrom":
+        given = options.preconditioner
+        return Nystrom(options.maxiter, given, monitor, at, options.seed, options.rank)
     if method == "minres":
         return Minres(options.maxiter, monitor)
     if method == "neumann":

@@ -17,4 +17,8 @@ void cholesky_product(index n, const double* l, double* v);
 /// b ← (L Lᵀ)⁻¹ b for each of `columns` vectors. Cost: L is read twice, 2 n² flops a column.
 void cholesky_solve(index n, const double* l, double* b, index columns);
 
+/// X ← X L⁻ᵀ for an X of `rows` rows and n columns that are ld apart. Cost: rows n² flops, X read
+/// and written once.
+void cholesky_divide(index n, const double* l, double* x, index rows, index ld, int n_threads);
+
 }  // namespace implicitgrad

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "implicitgrad/types.hpp"
@@ -54,6 +55,17 @@ struct solve_report {
   // Condition number of the preconditioned matrix as its Ritz values show it, from below; 1 if
   // unknown.
   double condition = 1.0;
+
+  /// Becomes the report of both solves, the later of which went on where this one ended.
+  void follow(solve_report later) {
+    if (curvature_min <= curvature_max) {
+      later.see_curvature(curvature_min);
+      later.see_curvature(curvature_max);
+    }
+    later.iterations += iterations;
+    later.products += products;
+    *this = std::move(later);
+  }
 
   void see_curvature(double value) {
     if (value < curvature_min) curvature_min = value;
