@@ -3,10 +3,10 @@
     python bench/calibration.py --problems 100000 --processes 2 --picture calibration.png
     python bench/calibration.py --one 1234
 
-Problems, oracle and counts come from tests/calibration.py. True errors are known up to the oracle's
-own error, which is measured: a verdict (missed, violated, false) is given only where that leaves no
-doubt, ratios only where the true error is above four times it, and problems where it exceeds a tenth
-of what it is to judge are listed as "oracle too coarse".
+Problems, oracle and counts come from tests/{generator,oracle,scoring}.py. True errors are known up to
+the oracle's own error, which is measured: a verdict (missed, violated, false) is given only where that
+leaves no doubt, ratios only where the true error is above four times it, and problems where it exceeds
+a tenth of what it is to judge are listed as "oracle too coarse".
 """
 
 import argparse
@@ -24,9 +24,9 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-# First on the path: this file has the same name.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-import calibration  # noqa: E402
+import scoring  # noqa: E402
+from oracle import DIGITS, double  # noqa: E402
 
 CLASSES = (
     *("method", "source", "condition", "offset", "tol", "polish", "loss", "outer", "penalty"),
@@ -69,14 +69,14 @@ def line(name, s):
 
 def table(records):
     print(HEAD)
-    print(line("all", calibration.summarise(records)))
+    print(line("all", scoring.summarise(records)))
     for name in CLASSES:
         groups = defaultdict(list)
         for record in records:
             groups[record.traits.get(name, "-")].append(record)
         print(f"{name}:")
         for key in sorted(groups, key=_order):
-            print(line("  " + key, calibration.summarise(groups[key])))
+            print(line("  " + key, scoring.summarise(groups[key])))
     print(LEGEND)
 
 
@@ -86,7 +86,7 @@ def _order(key):
 
 def verdict(s):
     """The goals, and whether they are met."""
-    goals = calibration.GOALS
+    goals = scoring.GOALS
     low, high = goals["median"]
     rows = [
         ("true error <= 3 x estimate", s.covered, s.covered >= goals["covered"]),
@@ -147,7 +147,7 @@ def offenders(s, most):
 
 def replay(seed):
     """One problem with everything that is known about it."""
-    record, problem, oracle, result = calibration.run(seed, keep=True)
+    record, problem, oracle, result = scoring.run(seed, keep=True)
     print(f"seed {seed}: {problem.kind}, source {problem.source}")
     for name, value in record.traits.items():
         print(f"  {name:12} {value}")
@@ -175,7 +175,7 @@ def replay(seed):
         print(f"  raised {record.raised}")
     if oracle is not None:
         np.set_printoptions(precision=17, linewidth=120)
-        print(f"  exact  {calibration.double(oracle.grad)}")
+        print(f"  exact  {double(oracle.grad)}")
     if result is not None:
         print(f"  grad   {result.grad}\n\n{result}")
 
@@ -226,11 +226,11 @@ def main():
     seeds = range(args.seed, args.seed + args.problems)
     if args.processes > 1:
         with get_context("spawn").Pool(args.processes) as pool:
-            records = list(pool.imap(calibration.run, seeds, chunksize=50))
+            records = list(pool.imap(scoring.run, seeds, chunksize=50))
     else:
-        records = list(map(calibration.run, seeds))
+        records = list(map(scoring.run, seeds))
     wall = time.perf_counter() - started
-    summary = calibration.summarise(records)
+    summary = scoring.summarise(records)
     table(records)
     verdict(summary)
     offenders(summary, args.worst)
@@ -238,13 +238,13 @@ def main():
     print(
         f"\n{len(records)} problems in {wall:.0f} s; a problem takes the oracle "
         f"{1e3 * mean([r.oracle_seconds for r in records]):.1f} ms "
-        f"({100 * mean([r.digits == calibration.DIGITS for r in records]):.0f} % with "
-        f"{calibration.DIGITS} digits), the library {1e3 * mean([r.seconds for r in records]):.1f} ms"
+        f"({100 * mean([r.digits == DIGITS for r in records]):.0f} % with "
+        f"{DIGITS} digits), the library {1e3 * mean([r.seconds for r in records]):.1f} ms"
     )
     if args.json:
         with args.json.open("w") as file:
             for record in records:
-                file.write(json.dumps(calibration.to_json(record)) + "\n")
+                file.write(json.dumps(scoring.to_json(record)) + "\n")
     if args.picture:
         picture(records, args.picture)
 
