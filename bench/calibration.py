@@ -1,6 +1,7 @@
 """How good the error estimates are, on any number of random problems.
 
     python bench/calibration.py --problems 100000 --processes 2 --picture calibration.png
+    python bench/calibration.py --lanes --problems 20000
     python bench/calibration.py --one 1234
 
 Problems, oracle and counts come from tests/{generator,oracle,scoring}.py. True errors are known up to
@@ -31,6 +32,7 @@ from oracle import DIGITS, double  # noqa: E402
 CLASSES = (
     *("method", "source", "condition", "offset", "tol", "polish", "loss", "outer", "penalty"),
     *("ill by", "shape", "columns", "scales", "intercept", "weights", "status"),
+    *("lane", "placed", "checked by", "size", "rows"),
 )
 HEAD = (
     f"{'':28} {'n':>7} {'covered':>8} {'median':>7} {'above':>7} {'bounded':>8} {'broken':>6} "
@@ -71,6 +73,8 @@ def table(records):
     print(HEAD)
     print(line("all", scoring.summarise(records)))
     for name in CLASSES:
+        if not any(name in record.traits for record in records):
+            continue
         groups = defaultdict(list)
         for record in records:
             groups[record.traits.get(name, "-")].append(record)
@@ -121,6 +125,7 @@ def offenders(s, most):
                     f"  {r.seed:8d}  {found}  offset {r.offset:.0e}  condition {r.condition:.0e}"
                     f"  status {r.status}  {t['method']}, {t['source']}, {t['loss']}"
                     f"{'' if t['polish'] == 'True' else ', no polish'}"
+                    f"{', ' + t['lane'] if 'lane' in t else ''}"
                 )
 
     near = [r for r in s.infinite if not r.far]
@@ -217,6 +222,9 @@ def main():
     parser.add_argument("--worst", type=int, default=12, help="offenders listed of each kind")
     parser.add_argument("--json", type=Path, help="write every record here, one a line")
     parser.add_argument("--picture", type=Path, help="draw estimate against truth")
+    parser.add_argument(
+        "--lanes", action="store_true", help="other problems, each by CG with every preconditioner"
+    )
     parser.add_argument("--one", type=int, metavar="SEED", help="replay one problem verbosely")
     args = parser.parse_args()
     if args.one is not None:
@@ -224,15 +232,21 @@ def main():
         return
     started = time.perf_counter()
     seeds = range(args.seed, args.seed + args.problems)
+    run = scoring.run_lanes if args.lanes else scoring.run
     if args.processes > 1:
         with get_context("spawn").Pool(args.processes) as pool:
-            records = list(pool.imap(scoring.run, seeds, chunksize=50))
+            found = list(pool.imap(run, seeds, chunksize=50))
     else:
-        records = list(map(scoring.run, seeds))
+        found = list(map(run, seeds))
+    records = [record for lanes in found for record in lanes] if args.lanes else found
     wall = time.perf_counter() - started
     summary = scoring.summarise(records)
     table(records)
     verdict(summary)
+    if args.lanes:
+        for lane in scoring.LANES:
+            print(f"\n{lane}:")
+            verdict(scoring.summarise([r for r in records if r.traits["lane"] == lane]))
     offenders(summary, args.worst)
     mean = partial(np.mean, dtype=float)
     print(

@@ -170,10 +170,10 @@ void register_solvers(py::module_& m) {
         py::arg("preconditioner").none(true), py::arg("x0"), py::arg("maxiter"), py::arg("monitor"),
         py::arg("checkpoint_rtol") = 0.0);
   py::class_<kept_preconditioner, std::shared_ptr<kept_preconditioner>>(m, "KeptPreconditioner")
-      .def(py::init([](const std::string& kind, std::uint64_t seed) {
-             return std::make_shared<kept_preconditioner>(preconditioning_named(kind), seed);
+      .def(py::init([](const std::string& kind, std::uint64_t seed, index rows) {
+             return std::make_shared<kept_preconditioner>(preconditioning_named(kind), seed, rows);
            }),
-           py::arg("kind"), py::arg("seed"))
+           py::arg("kind"), py::arg("seed"), py::arg("rows") = 0)
       .def("prepare",
            [](kept_preconditioner& kept, const Operator& a, double nats) {
              py::gil_scoped_release release;

@@ -76,6 +76,11 @@ kept_preconditioner::choice kept_preconditioner::first(const sampled_hessian& at
   const std::lock_guard lock(mutex_);
   const problem_shape shape = at.shape();
   if (kind_ == preconditioning::jacobi) return jacobi(at, nats);
+  if (fixed_rows_ > 0) {
+    choice with = sketched(at, sketch_of(shape, fixed_rows_, nats), nats);
+    with.alternative = 0.0;
+    return with;
+  }
   if (kind_ == preconditioning::exact) {
     const sketch_plan plan = sketch_of(shape, shape.rows, nats);
     return plan.rows > 0 ? sketched(at, plan, nats) : jacobi(at, nats);

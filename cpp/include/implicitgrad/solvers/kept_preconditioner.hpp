@@ -38,8 +38,9 @@ enum class preconditioning { automatic, jacobi, sketch, exact };
 
 class kept_preconditioner {
  public:
-  explicit kept_preconditioner(preconditioning kind, std::uint64_t seed)
-      : kind_(kind), seed_(seed) {}
+  /// rows > 0 fixes the sketch's number of rows, whatever that costs; nothing better is then tried.
+  explicit kept_preconditioner(preconditioning kind, std::uint64_t seed, index rows = 0)
+      : kind_(kind), seed_(seed), fixed_rows_(rows) {}
 
   /// CG on hess(), with the preconditioner at hand or a new one; restarts from x with a better one
   /// where the iterations run out of proportion. As cg() in all else.
@@ -69,6 +70,7 @@ class kept_preconditioner {
 
   const preconditioning kind_;
   const std::uint64_t seed_;
+  const index fixed_rows_;
   mutable std::mutex mutex_;
   std::vector<double> squares_;  // the diagonal of Xᵀ D X
   std::uint64_t squares_curvature_ = 0;
