@@ -91,6 +91,7 @@ void register_models(py::module_& m) {
       .def_readonly("most", &error_terms::most)
       .def_readonly("cross", &error_terms::cross)
       .def_readonly("rate", &error_terms::rate)
+      .def_readonly("reach", &error_terms::reach)
       .def_readonly("gradient_rounding", &error_terms::gradient_rounding)
       .def_readonly("product_rounding", &error_terms::product_rounding);
   py::class_<Objective, std::shared_ptr<Objective>>(m, "NativeObjective")

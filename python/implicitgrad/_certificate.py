@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ._bound import inner_limit
+from ._bound import inner_limit, reach
 from ._core import negligible, norm
 from .linearization import EXACT, NativeLinearization, cross_vjp
 
@@ -170,9 +170,6 @@ class Linear:
     grad: np.ndarray
     residual: float
     error: float  # of the hypergradient at the checkpoint: more than what is left
-    # What H⁻¹ and CᵀH⁻¹ do to the norm of the residual at the checkpoint, a vector as good as random.
-    growth: float
-    gain: float
     nhev: int
 
 
@@ -193,36 +190,51 @@ def linear_part(
         nhev += solution.nhev
         q = solution.x
         grad = point.hypergradient(q)
-    rho = rtol * point.b_norm
-    growth, gain = (norm(q - solution.checkpoint) / rho, error / rho) if rho > 0 else (0.0, 0.0)
-    return Linear(q, grad, solution.residual[0], error, growth, gain, nhev)
+    return Linear(q, grad, solution.residual[0], error, nhev)
 
 
-def screen(point: Any, linear: Linear, goal: Goal) -> Certified | None:
+def screen(point: Any, linear: Linear, goal: Goal, solver: Any) -> Certified | None:
     """The certificate of a θ that is plainly good enough, without another solve; or None.
 
     The limit on the inner part rests on worst-case Lipschitz constants and is far too large where θ is
-    not exact, so that it settles only what is clear. The size of H⁻¹∇θf is judged by the growth at the
-    checkpoint, with a margin of ten.
+    not exact, so that it settles only what is clear. Norms of H⁻¹ come from the penalty, or else from
+    the preconditioner and what the solve saw of its quality.
     """
-    native = isinstance(point.F, NativeLinearization)
-    least = float(point.F._core.strength.min()) if native else 0.0
-    if linear.growth > 0:
-        least = max(least, 0.1 / linear.growth)
-    inner = inner_limit(point, linear.q, least)
-    return _settled(point, linear, goal, inner, 0)
+    if not isinstance(point.F, NativeLinearization):
+        return None
+    least = point.F._core.errors().least
+    energy = point.stationarity / math.sqrt(least) if least > 0 else math.inf
+    done = _settled(point, linear, goal, inner_limit(point, linear.q, least, energy), 0)
+    if done is None:
+        least = max(least, solver.curvature_from_below())
+        energy = min(energy, solver.energy(point.gradient))
+        done = _settled(point, linear, goal, inner_limit(point, linear.q, least, energy), 0)
+    return done
 
 
 def screen_step(
-    problem: Any, lam: np.ndarray, point: Any, linear: Linear, s: np.ndarray, goal: Goal
+    problem: Any,
+    lam: np.ndarray,
+    point: Any,
+    linear: Linear,
+    s: np.ndarray,
+    goal: Goal,
+    solver: Any,
 ) -> Certified | None:
     """The same with the Newton step s at hand: at θ − s, all but the change of q is exact, and that
-    is judged by the residual of q there and the gain at the checkpoint, with a margin of thirty."""
+    is judged by the residual of q there, in the energy norm."""
+    if not isinstance(point.F, NativeLinearization):
+        return None
     there = problem.at(point.theta - s, lam)
-    if not there.finite:
+    far = norm(s) > 1e-8 * norm(
+        point.theta
+    )  # else a ratio of gradients at rounding level says nothing
+    if not there.finite or (far and there.stationarity > 0.1 * point.stationarity):
         return None
     rho = there.b - there.hess.apply(linear.q)
-    inner = norm(there.hypergradient(linear.q) - linear.grad) + 30 * linear.gain * norm(rho)
+    least = max(there.F._core.errors().least, solver.curvature_from_below())
+    inner = norm(there.hypergradient(linear.q) - linear.grad)
+    inner += reach(there, least) * solver.energy(rho)
     return _settled(point, linear, goal, inner, 1)
 
 

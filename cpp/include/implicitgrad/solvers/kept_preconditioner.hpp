@@ -51,6 +51,9 @@ class kept_preconditioner {
   /// returns rows().
   index prepare(const sampled_hessian& at, double nats);
 
+  /// Applies what the last solve was preconditioned with, or prepare() made ready.
+  void apply(const_block v, block out) const;
+
   /// Rows of the sketch in use; 0 for Jacobi.
   index rows() const;
 
@@ -72,7 +75,8 @@ class kept_preconditioner {
   const std::uint64_t seed_;
   const index fixed_rows_;
   mutable std::mutex mutex_;
-  std::vector<double> squares_;  // the diagonal of Xᵀ D X
+  std::shared_ptr<const Operator> inverse_;  // in use
+  std::vector<double> squares_;              // the diagonal of Xᵀ D X
   std::uint64_t squares_curvature_ = 0;
   std::shared_ptr<const row_sketch> sketch_;
   sketch_plan plan_;
@@ -80,6 +84,7 @@ class kept_preconditioner {
   std::vector<double> strength_;  // that it was factored with
   double spent_ = 0.0;            // seconds of iterations since it was built, by the cost model
   bool hard_ = false;             // the diagonal has been found too weak
+  bool broken_ = false;           // rounding has made the sketch indefinite: the diagonal it is
   bool worn_ = false;             // the last solve took longer than it should have
 };
 
