@@ -27,6 +27,7 @@ from .linearization import EXACT, NativeLinearization, cross_vjp
 
 EPS = float(np.finfo(np.float64).eps)
 POLISH_STEPS = 3
+CONVERGED = 1e-8  # a Newton step that is no larger than this, relative to θ
 STEP_RTOL = 0.01  # of s and Δq by a factor of H, which solves to far below this at no cost
 
 
@@ -115,7 +116,7 @@ def certify(
 
         # Newton's method contracts quadratically near θ⋆; a step this small relative to θ is near,
         # and the ratio of two gradients at rounding level would say nothing.
-        far = s_norm > 1e-8 * theta_norm
+        far = s_norm > CONVERGED * theta_norm
         contraction = 0.0
         if far:
             contraction = max(there.stationarity / point.stationarity, norm(s_next) / s_norm)
@@ -193,7 +194,9 @@ def linear_part(
     return Linear(q, grad, solution.residual[0], error, nhev)
 
 
-def screen(point: Any, linear: Linear, goal: Goal, solver: Any) -> Certified | None:
+def screen(
+    problem: Any, lam: np.ndarray, point: Any, linear: Linear, goal: Goal, solver: Any
+) -> Certified | None:
     """The certificate of a θ that is plainly good enough, without another solve; or None.
 
     The limit on the inner part rests on worst-case Lipschitz constants and is far too large where θ is
@@ -209,6 +212,10 @@ def screen(point: Any, linear: Linear, goal: Goal, solver: Any) -> Certified | N
         least = max(least, solver.curvature_from_below())
         energy = min(energy, solver.energy(point.gradient))
         done = _settled(point, linear, goal, inner_limit(point, linear.q, least, energy), 0)
+    if done is None and solver.strong:
+        s = solver.precondition(point.gradient)  # as good as H⁻¹∇f to tell that θ has converged
+        if norm(s) <= CONVERGED * norm(point.theta):
+            done = screen_step(problem, lam, point, linear, s, goal, solver)
     return done
 
 
@@ -226,10 +233,12 @@ def screen_step(
     if not isinstance(point.F, NativeLinearization):
         return None
     there = problem.at(point.theta - s, lam)
-    far = norm(s) > 1e-8 * norm(
-        point.theta
-    )  # else a ratio of gradients at rounding level says nothing
-    if not there.finite or (far and there.stationarity > 0.1 * point.stationarity):
+    if not there.finite:
+        return None
+    # What s misses must be a small part of it in energy as well. Where s is small, the gradient
+    # there is at rounding level and says nothing.
+    far = norm(s) > CONVERGED * norm(point.theta)
+    if far and not solver.energy(there.gradient) <= 0.1 * math.sqrt(max(s @ point.gradient, 0.0)):
         return None
     rho = there.b - there.hess.apply(linear.q)
     least = max(there.F._core.errors().least, solver.curvature_from_below())

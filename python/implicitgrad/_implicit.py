@@ -237,7 +237,7 @@ def _solve(
             linear = linear_part(point, q, solution, checker, answer.goal, rtol)
             q, answer.q, answer.residual = linear.q, linear.q, linear.residual
             answer.nhev += linear.nhev
-            done = screen(point, linear, answer.goal, checker)
+            done = screen(problem, lam, point, linear, answer.goal, checker)
             if done is not None:
                 return answer.certified(done, None)
         accuracy = correction_rtol(checker.worst_condition(point.F), solution.condition)

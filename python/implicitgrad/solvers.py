@@ -134,7 +134,7 @@ class CG:
         if not 0 < size < math.inf or self._least == math.inf:
             return 0.0 if size == 0 else math.inf
         v = v / size
-        square = float(v @ self._precondition(v))
+        square = float(v @ self.precondition(v))
         return 2 * size * math.sqrt(square / self._least) if square >= 0 else math.inf
 
     def curvature_from_below(self) -> float:
@@ -143,13 +143,13 @@ class CG:
             return 0.0
         v, largest = np.cos(1.7 * np.arange(1, self._hess.size + 1) ** 1.5), 0.0
         for _ in range(4):
-            v = self._precondition(v / _core.norm(v))
+            v = self.precondition(v / _core.norm(v))
             largest = _core.norm(v)
             if not 0 < largest < math.inf:
                 return 0.0
         return 0.25 * self._least / largest
 
-    def _precondition(self, v: np.ndarray) -> np.ndarray:
+    def precondition(self, v: np.ndarray) -> np.ndarray:
         m = self._kept if self._kept is not None else self._m
         return v if m is None else m.apply(v)
 
