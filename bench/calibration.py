@@ -235,7 +235,7 @@ def main():
     run = scoring.run_lanes if args.lanes else scoring.run
     if args.processes > 1:
         with get_context("spawn").Pool(args.processes) as pool:
-            found = list(pool.imap(run, seeds, chunksize=50))
+            found = list(pool.imap(run, seeds, chunksize=20))
     else:
         found = list(map(run, seeds))
     records = [record for lanes in found for record in lanes] if args.lanes else found
@@ -247,6 +247,10 @@ def main():
         for lane in scoring.LANES:
             print(f"\n{lane}:")
             verdict(scoring.summarise([r for r in records if r.traits["lane"] == lane]))
+        rest = [r for r in records if r.traits["rows"] != "identical"]
+        print("\nwithout those whose rows are all the same:")
+        for lane in scoring.LANES:
+            print(line(lane, scoring.summarise([r for r in rest if r.traits["lane"] == lane])))
     offenders(summary, args.worst)
     mean = partial(np.mean, dtype=float)
     print(
