@@ -14,6 +14,7 @@ from sklearn import datasets
 
 import implicitgrad as ig
 import oracle as exactly
+from implicitgrad import solvers
 from oracle import Data
 
 MPG = os.environ.get("IMPLICITGRAD_MPG") or (
@@ -86,9 +87,10 @@ def directions(n, count=3):
     return raw / np.linalg.norm(raw, axis=1)[:, None]
 
 
-def ask(f, g, theta, lam):
-    options = {"polish": False, "warn": False}
-    return ig.implicit_grad(f, g, theta, lam, tol=1e-10, options=options)
+def ask(f, g, theta, lam, **preconditioner):
+    options = {"polish": False, "warn": False} | preconditioner
+    method = "cg" if preconditioner else "auto"
+    return ig.implicit_grad(f, g, theta, lam, method, tol=1e-10, options=options)
 
 
 def slope(sizes, errors):
@@ -106,6 +108,27 @@ def test_error_falls_with_the_first_power_of_the_distance(name):
         assert slope(sizes, errors) == pytest.approx(1.0, abs=0.05)
         for size, res, error in zip(sizes, results, errors, strict=True):
             assert res.error == pytest.approx(error, rel=0.05), size
+
+
+@pytest.mark.parametrize("kind", ["jacobi", "sketch", "gram"])
+@pytest.mark.parametrize("name", ["breast_cancer", "mpg", "mpg above its median"])
+def test_error_falls_so_with_every_preconditioner(name, kind, monkeypatch):
+    """With CG as its own checker, as in larger problems."""
+    monkeypatch.setattr(solvers, "make_checker", lambda solver, *rest: solver)
+    f, g, lam, oracle = slope_problem(name)
+    star = exactly.double(oracle.theta)
+    sizes = 10.0 ** -np.arange(2, 7.5, 0.5)
+    direction = directions(f.n_theta)[0]
+    results = [ask(f, g, star + size * direction, lam, preconditioner=kind) for size in sizes]
+    errors = [oracle.distance(res.grad) for res in results]
+    assert slope(sizes, errors) == pytest.approx(1.0, abs=0.05)
+    for size, res, error in zip(sizes, results, errors, strict=True):
+        assert res.error == pytest.approx(error, rel=0.05), size
+        res = ig.implicit_grad(
+            f, g, star + size * direction, lam, "cg", options={"preconditioner": kind}
+        )
+        assert res.success
+        assert oracle.distance(res.grad) <= 1e-6 * exactly.norm(oracle.grad)
 
 
 @pytest.mark.parametrize("name", ["breast_cancer", "mpg above its median"])
