@@ -1,12 +1,13 @@
 """How good the error estimates are, on any number of random problems.
 
     python bench/calibration.py --problems 100000 --processes 2 --picture calibration.png
+    python bench/calibration.py --lanes --problems 20000
     python bench/calibration.py --one 1234
 
-Problems, oracle and counts come from tests/calibration.py. True errors are known up to the oracle's
-own error, which is measured: a verdict (missed, violated, false) is given only where that leaves no
-doubt, ratios only where the true error is above four times it, and problems where it exceeds a tenth
-of what it is to judge are listed as "oracle too coarse".
+Problems, oracle and counts come from tests/{generator,oracle,scoring}.py. True errors are known up to
+the oracle's own error, which is measured: a verdict (missed, violated, false) is given only where that
+leaves no doubt, ratios only where the true error is above four times it, and problems where it exceeds
+a tenth of what it is to judge are listed as "oracle too coarse".
 """
 
 import argparse
@@ -24,13 +25,14 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-# First on the path: this file has the same name.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-import calibration  # noqa: E402
+import scoring  # noqa: E402
+from oracle import DIGITS, double  # noqa: E402
 
 CLASSES = (
     *("method", "source", "condition", "offset", "tol", "polish", "loss", "outer", "penalty"),
     *("ill by", "shape", "columns", "scales", "intercept", "weights", "status"),
+    *("lane", "placed", "checked by", "size", "rows"),
 )
 HEAD = (
     f"{'':28} {'n':>7} {'covered':>8} {'median':>7} {'above':>7} {'bounded':>8} {'broken':>6} "
@@ -69,14 +71,16 @@ def line(name, s):
 
 def table(records):
     print(HEAD)
-    print(line("all", calibration.summarise(records)))
+    print(line("all", scoring.summarise(records)))
     for name in CLASSES:
+        if not any(name in record.traits for record in records):
+            continue
         groups = defaultdict(list)
         for record in records:
             groups[record.traits.get(name, "-")].append(record)
         print(f"{name}:")
         for key in sorted(groups, key=_order):
-            print(line("  " + key, calibration.summarise(groups[key])))
+            print(line("  " + key, scoring.summarise(groups[key])))
     print(LEGEND)
 
 
@@ -86,7 +90,7 @@ def _order(key):
 
 def verdict(s):
     """The goals, and whether they are met."""
-    goals = calibration.GOALS
+    goals = scoring.GOALS
     low, high = goals["median"]
     rows = [
         ("true error <= 3 x estimate", s.covered, s.covered >= goals["covered"]),
@@ -121,6 +125,7 @@ def offenders(s, most):
                     f"  {r.seed:8d}  {found}  offset {r.offset:.0e}  condition {r.condition:.0e}"
                     f"  status {r.status}  {t['method']}, {t['source']}, {t['loss']}"
                     f"{'' if t['polish'] == 'True' else ', no polish'}"
+                    f"{', ' + t['lane'] if 'lane' in t else ''}"
                 )
 
     near = [r for r in s.infinite if not r.far]
@@ -147,7 +152,7 @@ def offenders(s, most):
 
 def replay(seed):
     """One problem with everything that is known about it."""
-    record, problem, oracle, result = calibration.run(seed, keep=True)
+    record, problem, oracle, result = scoring.run(seed, keep=True)
     print(f"seed {seed}: {problem.kind}, source {problem.source}")
     for name, value in record.traits.items():
         print(f"  {name:12} {value}")
@@ -175,7 +180,7 @@ def replay(seed):
         print(f"  raised {record.raised}")
     if oracle is not None:
         np.set_printoptions(precision=17, linewidth=120)
-        print(f"  exact  {calibration.double(oracle.grad)}")
+        print(f"  exact  {double(oracle.grad)}")
     if result is not None:
         print(f"  grad   {result.grad}\n\n{result}")
 
@@ -217,6 +222,9 @@ def main():
     parser.add_argument("--worst", type=int, default=12, help="offenders listed of each kind")
     parser.add_argument("--json", type=Path, help="write every record here, one a line")
     parser.add_argument("--picture", type=Path, help="draw estimate against truth")
+    parser.add_argument(
+        "--lanes", action="store_true", help="other problems, each by CG with every preconditioner"
+    )
     parser.add_argument("--one", type=int, metavar="SEED", help="replay one problem verbosely")
     args = parser.parse_args()
     if args.one is not None:
@@ -224,27 +232,37 @@ def main():
         return
     started = time.perf_counter()
     seeds = range(args.seed, args.seed + args.problems)
+    run = scoring.run_lanes if args.lanes else scoring.run
     if args.processes > 1:
         with get_context("spawn").Pool(args.processes) as pool:
-            records = list(pool.imap(calibration.run, seeds, chunksize=50))
+            found = list(pool.imap(run, seeds, chunksize=20))
     else:
-        records = list(map(calibration.run, seeds))
+        found = list(map(run, seeds))
+    records = [record for lanes in found for record in lanes] if args.lanes else found
     wall = time.perf_counter() - started
-    summary = calibration.summarise(records)
+    summary = scoring.summarise(records)
     table(records)
     verdict(summary)
+    if args.lanes:
+        for lane in scoring.LANES:
+            print(f"\n{lane}:")
+            verdict(scoring.summarise([r for r in records if r.traits["lane"] == lane]))
+        rest = [r for r in records if r.traits["rows"] != "identical"]
+        print("\nwithout those whose rows are all the same:")
+        for lane in scoring.LANES:
+            print(line(lane, scoring.summarise([r for r in rest if r.traits["lane"] == lane])))
     offenders(summary, args.worst)
     mean = partial(np.mean, dtype=float)
     print(
         f"\n{len(records)} problems in {wall:.0f} s; a problem takes the oracle "
         f"{1e3 * mean([r.oracle_seconds for r in records]):.1f} ms "
-        f"({100 * mean([r.digits == calibration.DIGITS for r in records]):.0f} % with "
-        f"{calibration.DIGITS} digits), the library {1e3 * mean([r.seconds for r in records]):.1f} ms"
+        f"({100 * mean([r.digits == DIGITS for r in records]):.0f} % with "
+        f"{DIGITS} digits), the library {1e3 * mean([r.seconds for r in records]):.1f} ms"
     )
     if args.json:
         with args.json.open("w") as file:
             for record in records:
-                file.write(json.dumps(calibration.to_json(record)) + "\n")
+                file.write(json.dumps(scoring.to_json(record)) + "\n")
     if args.picture:
         picture(records, args.picture)
 

@@ -1,5 +1,5 @@
 """On real data: how the error falls with θ's distance from θ⋆, and what a user of SciPy's optimisers
-gets. The exact answers come from the oracle of calibration.py."""
+gets. The exact answers come from the oracle in oracle.py."""
 
 import gzip
 import os
@@ -12,9 +12,10 @@ import pytest
 import scipy.optimize
 from sklearn import datasets
 
-import calibration
 import implicitgrad as ig
-from calibration import Data
+import oracle as exactly
+from implicitgrad import solvers
+from oracle import Data
 
 MPG = os.environ.get("IMPLICITGRAD_MPG") or (
     Path(__file__).resolve().parents[2] / "shared" / "data" / "mpg" / "mpg_scale.gz"
@@ -60,7 +61,7 @@ def standardised(X):
 def exact(inner, outer, lam):
     # Extended precision is plenty here: no fifty digits, which take long for data of this size.
     problem = SimpleNamespace(inner=inner, outer=outer, lam=lam, resolution=np.inf)
-    return calibration.Oracle(problem)
+    return exactly.Oracle(problem)
 
 
 # --- Slopes ------------------------------------------------------------------------------------
@@ -86,9 +87,10 @@ def directions(n, count=3):
     return raw / np.linalg.norm(raw, axis=1)[:, None]
 
 
-def ask(f, g, theta, lam):
-    options = {"polish": False, "warn": False}
-    return ig.implicit_grad(f, g, theta, lam, tol=1e-10, options=options)
+def ask(f, g, theta, lam, **preconditioner):
+    options = {"polish": False, "warn": False} | preconditioner
+    method = "cg" if preconditioner else "auto"
+    return ig.implicit_grad(f, g, theta, lam, method, tol=1e-10, options=options)
 
 
 def slope(sizes, errors):
@@ -98,7 +100,7 @@ def slope(sizes, errors):
 @pytest.mark.parametrize("name", ["breast_cancer", "mpg", "mpg above its median"])
 def test_error_falls_with_the_first_power_of_the_distance(name):
     f, g, lam, oracle = slope_problem(name)
-    star = calibration.double(oracle.theta)
+    star = exactly.double(oracle.theta)
     sizes = 10.0 ** -np.arange(2, 7.5, 0.5)
     for direction in directions(f.n_theta):
         results = [ask(f, g, star + size * direction, lam) for size in sizes]
@@ -108,10 +110,31 @@ def test_error_falls_with_the_first_power_of_the_distance(name):
             assert res.error == pytest.approx(error, rel=0.05), size
 
 
+@pytest.mark.parametrize("kind", ["jacobi", "sketch", "gram"])
+@pytest.mark.parametrize("name", ["breast_cancer", "mpg", "mpg above its median"])
+def test_error_falls_so_with_every_preconditioner(name, kind, monkeypatch):
+    """With CG as its own checker, as in larger problems."""
+    monkeypatch.setattr(solvers, "make_checker", lambda solver, *rest: solver)
+    f, g, lam, oracle = slope_problem(name)
+    star = exactly.double(oracle.theta)
+    sizes = 10.0 ** -np.arange(2, 7.5, 0.5)
+    direction = directions(f.n_theta)[0]
+    results = [ask(f, g, star + size * direction, lam, preconditioner=kind) for size in sizes]
+    errors = [oracle.distance(res.grad) for res in results]
+    assert slope(sizes, errors) == pytest.approx(1.0, abs=0.05)
+    for size, res, error in zip(sizes, results, errors, strict=True):
+        assert res.error == pytest.approx(error, rel=0.05), size
+        res = ig.implicit_grad(
+            f, g, star + size * direction, lam, "cg", options={"preconditioner": kind}
+        )
+        assert res.success
+        assert oracle.distance(res.grad) <= 1e-6 * exactly.norm(oracle.grad)
+
+
 @pytest.mark.parametrize("name", ["breast_cancer", "mpg above its median"])
 def test_one_newton_step_squares_the_error(name):
     f, g, lam, oracle = slope_problem(name)
-    star = calibration.double(oracle.theta)
+    star = exactly.double(oracle.theta)
     sizes = 10.0 ** -np.arange(1, 4.1, 0.25)
     for direction in directions(f.n_theta):
         errors = []
@@ -125,8 +148,8 @@ def test_one_newton_step_squares_the_error(name):
 
 def test_one_newton_step_is_exact_for_least_squares():
     f, g, lam, oracle = slope_problem("mpg")
-    star = calibration.double(oracle.theta)
-    size = float(np.linalg.norm(calibration.double(oracle.grad)))
+    star = exactly.double(oracle.theta)
+    size = float(np.linalg.norm(exactly.double(oracle.grad)))
     for direction in directions(f.n_theta):
         theta = star + 0.1 * direction
         at = f.linearize(theta, lam)
@@ -138,8 +161,8 @@ def test_one_newton_step_is_exact_for_least_squares():
 def test_polish_says_where_it_went(name):
     """The default settings from a θ that is off: one or more Newton steps, and the answer is good."""
     f, g, lam, oracle = slope_problem(name)
-    star = calibration.double(oracle.theta)
-    size = float(np.linalg.norm(calibration.double(oracle.grad)))
+    star = exactly.double(oracle.theta)
+    size = float(np.linalg.norm(exactly.double(oracle.grad)))
     for direction in directions(f.n_theta):
         theta = star + 1e-2 * direction
         res = ig.implicit_grad(f, g, theta, lam)
@@ -212,7 +235,7 @@ def test_after_lbfgs_with_its_default_tolerances(name, scaling, which):
     )
     res = ig.implicit_grad(f, g, trained.x, lam, options={"warn": False})
     oracle = exact(inner, outer, lam)
-    size = calibration.norm(oracle.grad)
+    size = exactly.norm(oracle.grad)
     assert oracle.error <= 1e-9 * size
     found = oracle.distance(res.grad) / size
     say = f"{trained.nit} steps ({trained.message}): error {found:.1e}, {res.message}"

@@ -95,7 +95,7 @@ void register_models(py::module_& m) {
                py::gil_scoped_release release;
                return at.errors();
              }();
-             return py::make_tuple(e.hess, e.third, e.least, e.most, e.cross, e.rate,
+             return py::make_tuple(e.hess, e.third, e.least, e.most, e.cross, e.rate, e.reach,
                                    e.gradient_rounding, e.product_rounding);
            })
       .def("cross",

@@ -176,21 +176,32 @@ void register_solvers(py::module_& m) {
       .def_readonly("residual", &solve_report::residual)
       .def_readonly("curvature_min", &solve_report::curvature_min)
       .def_readonly("curvature_max", &solve_report::curvature_max)
-      .def_readonly("condition", &solve_report::condition);
+      .def_readonly("condition", &solve_report::condition)
+      .def_readonly("least", &solve_report::least);
   m.def("cg", &solve_cg, py::arg("a"), py::arg("b"), py::arg("rtol"),
         py::arg("preconditioner").none(true), py::arg("x0"), py::arg("maxiter"), py::arg("monitor"),
         py::arg("checkpoint_rtol") = 0.0);
   py::class_<kept_preconditioner, std::shared_ptr<kept_preconditioner>>(m, "KeptPreconditioner")
-      .def(py::init([](const std::string& kind, std::uint64_t seed) {
-             return std::make_shared<kept_preconditioner>(preconditioning_named(kind), seed);
+      .def(py::init([](const std::string& kind, std::uint64_t seed, index rows) {
+             return std::make_shared<kept_preconditioner>(preconditioning_named(kind), seed, rows);
            }),
-           py::arg("kind"), py::arg("seed"))
+           py::arg("kind"), py::arg("seed"), py::arg("rows") = 0)
       .def("prepare",
            [](kept_preconditioner& kept, const Operator& a, double nats) {
              py::gil_scoped_release release;
              return kept.prepare(sampled(a), nats);
            })
       .def_property_readonly("rows", &kept_preconditioner::rows)
+      .def("apply",
+           [](const kept_preconditioner& kept, const block_array& v) {
+             const const_block in = as_block(v, v.shape(0), "v");
+             block_array out = empty_like_block(v, v.shape(0));
+             {
+               py::gil_scoped_release release;
+               kept.apply(in, as_output(out));
+             }
+             return out;
+           })
       .def("solve", &solve_kept, py::arg("a"), py::arg("b"), py::arg("rtol"), py::arg("x0"),
            py::arg("maxiter"), py::arg("monitor"), py::arg("checkpoint_rtol") = 0.0);
   m.def("nystrom", &solve_nystrom, py::arg("preconditioner"), py::arg("a"), py::arg("b"),

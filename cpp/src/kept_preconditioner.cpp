@@ -33,7 +33,7 @@ kept_preconditioner::choice kept_preconditioner::jacobi(const sampled_hessian& a
   with.inverse = std::make_shared<jacobi_preconditioner>(std::move(diagonal));
   with.each = cost::product(at.shape());
   with.expected = 2.0 * nats;
-  if (kind_ != preconditioning::automatic) return with;
+  if (kind_ != preconditioning::automatic || broken_) return with;
   const sketch_plan plan = best_sketch(at.shape(), nats);
   if (plan.rows > 0) with.alternative = plan.total;
   return with;
@@ -75,7 +75,12 @@ sketch_plan kept_preconditioner::larger(const sampled_hessian& at, double nats) 
 kept_preconditioner::choice kept_preconditioner::first(const sampled_hessian& at, double nats) {
   const std::lock_guard lock(mutex_);
   const problem_shape shape = at.shape();
-  if (kind_ == preconditioning::jacobi) return jacobi(at, nats);
+  if (kind_ == preconditioning::jacobi || broken_) return jacobi(at, nats);
+  if (fixed_rows_ > 0) {
+    choice with = sketched(at, sketch_of(shape, fixed_rows_, nats), nats);
+    with.alternative = 0.0;
+    return with;
+  }
   if (kind_ == preconditioning::exact) {
     const sketch_plan plan = sketch_of(shape, shape.rows, nats);
     return plan.rows > 0 ? sketched(at, plan, nats) : jacobi(at, nats);
@@ -97,8 +102,21 @@ kept_preconditioner::choice kept_preconditioner::first(const sampled_hessian& at
 }
 
 index kept_preconditioner::prepare(const sampled_hessian& at, double nats) {
-  first(at, nats);
+  choice with = first(at, nats);
+  {
+    const std::lock_guard lock(mutex_);
+    inverse_ = std::move(with.inverse);
+  }
   return rows();
+}
+
+void kept_preconditioner::apply(const_block v, block out) const {
+  std::shared_ptr<const Operator> inverse;
+  {
+    const std::lock_guard lock(mutex_);
+    inverse = inverse_;
+  }
+  inverse->apply(v, out);
 }
 
 kept_preconditioner::choice kept_preconditioner::better(const sampled_hessian& at, double nats) {
@@ -147,6 +165,14 @@ solve_report kept_preconditioner::solve(const sampled_hessian& at, const_block b
       const std::lock_guard lock(mutex_);
       spent_ += static_cast<double>(report.iterations) * with.each;
       worn_ = static_cast<double>(report.iterations) > 1.5 * with.expected + 2.0;
+      inverse_ = with.inverse;
+    }
+    if (with.sketched && report.status == solve_status::bad_preconditioner) {
+      const std::lock_guard lock(mutex_);
+      broken_ = warm = true;
+      sketch_.reset();
+      with = jacobi(at, nats);
+      continue;
     }
     if (!gave_up || total.iterations >= options.maxiter) return total;
     warm = true;

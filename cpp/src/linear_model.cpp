@@ -231,6 +231,14 @@ error_terms linear_model_linearization::errors() const {
   double largest = 0.0;
   for (const double c : cross_column_) largest = std::max(largest, std::abs(c));
   if (largest > 0.0) {
+    // The penalised block of H⁻¹ is at most that of diag(strength)⁻¹, with an intercept too: the
+    // Schur complement that it is the inverse of is diag(strength) and something semidefinite.
+    std::vector<double> reach(jac_lam_.size());
+    for (std::size_t j = 0; j < group.size(); ++j) {
+      const double c = cross_column_[j];
+      if (c != 0.0) reach[group[j]] += c / strength_[j] * c;
+    }
+    e.reach = std::sqrt(*std::max_element(reach.begin(), reach.end()));
     std::vector<double> square(jac_lam_.size());
     for (std::size_t j = 0; j < group.size(); ++j) {
       const double c = cross_column_[j] / largest;

@@ -125,7 +125,9 @@ void row_sketch::factor(const std::vector<double>& strength) {
     // the preconditioned Hessian by a matrix of rank one, which costs CG an iteration or two.
     double own = 0.0;
     for (const double root : weight_) own += root * root;
-    strength_.push_back(dual() ? std::max(own, DBL_MIN) : 0.0);
+    if (dual() && own == 0.0)  // nothing is known of it
+      own = strength.empty() ? 1.0 : *std::max_element(strength.begin(), strength.end());
+    strength_.push_back(dual() ? own : 0.0);
   }
   if (dual()) {
     if (!factor_dual<float>()) factor_dual<double>();
@@ -198,6 +200,10 @@ bool row_sketch::factor_dual() {
     });
     panel.add_to(factor_.data(), columns, n_threads_);
   }
+  // What K loses by rounding comes out magnified by its size: v and Aᵀz cancel.
+  double largest = 0.0;
+  for (index i = 0; i < m_; ++i) largest = std::max(largest, factor_[i * m_ + i]);
+  if (sizeof(T) == sizeof(float) && !(largest < 1e4)) return false;
   for (index i = 0; i < m_; ++i) factor_[i * m_ + i] += 1.0;
   return factorise(m_, factor_, balance_, sizeof(T) == sizeof(float), n_threads_);
 }

@@ -34,6 +34,7 @@ class Terms(NamedTuple):
     most: float
     cross: float  # ‖C‖₂
     rate: float  # and its Lipschitz constant
+    reach: float  # ‖CᵀH^(−1/2)‖₂
     gradient_rounding: float  # 2-norm of the rounding error in ∇θf
     product_rounding: float  # and in H v, relative to ‖v‖₂
 
@@ -57,13 +58,24 @@ def error_bound(point: Any, q: np.ndarray, residual: float, factored: Any) -> fl
     return bound if bound >= 0 else math.inf  # NaN: inf met 0 on the way
 
 
-def inner_limit(point: Any, q: np.ndarray, mu: float) -> float:
-    """What θ's distance from θ⋆ can do to the hypergradient if `mu` is H's least eigenvalue: the
-    bound for a q without error. inf where the constants are not known."""
+def inner_limit(point: Any, q: np.ndarray, mu: float, energy: float) -> float:
+    """What θ's distance from θ⋆ can do to the hypergradient if `mu` is H's least eigenvalue and
+    `energy` is √(∇fᵀH⁻¹∇f): the bound for a q without error. inf where the constants are not known."""
     if not (_native(point) and mu > 0):
         return math.inf
     f, g = _terms(point)
-    return _bound(f, g, norm(q), 0.0, mu, point.stationarity / mu)
+    e, size = energy / math.sqrt(mu), norm(q)
+    rho = e * (g.hess + g.most + f.third * size)
+    through = reach(point, mu) * rho / math.sqrt(mu)
+    return through + f.rate * e * (size + rho / mu) + e * (g.cross + g.rate * e)
+
+
+def reach(point: Any, mu: float) -> float:
+    """Bounds ‖CᵀH⁻¹v‖ / √(vᵀH⁻¹v); inf where the constants are not known."""
+    if not _native(point):
+        return math.inf
+    f = Terms(*point.F._core.errors())
+    return min(f.reach, f.cross / math.sqrt(mu)) if mu > 0 else f.reach
 
 
 def _native(point: Any) -> bool:

@@ -21,12 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from ._bound import inner_limit
+from ._bound import Terms, inner_limit, reach
 from ._core import negligible, norm
 from .linearization import EXACT, NativeLinearization, cross_vjp
 
 EPS = float(np.finfo(np.float64).eps)
 POLISH_STEPS = 3
+CONVERGED = 1e-8  # a Newton step that is no larger than this, relative to θ
 STEP_RTOL = 0.01  # of s and Δq by a factor of H, which solves to far below this at no cost
 
 
@@ -127,7 +128,7 @@ def certify(
 
         # Newton's method contracts quadratically near θ⋆; a step this small relative to θ is near,
         # and the ratio of two gradients at rounding level would say nothing.
-        far = s_norm > 1e-8 * theta_norm
+        far = s_norm > CONVERGED * theta_norm
         contraction = 0.0
         if far:
             contraction = max(there.stationarity / point.stationarity, norm(s_next) / s_norm)
@@ -184,9 +185,6 @@ class Linear:
     grad: np.ndarray
     residual: float
     error: float  # of the hypergradient at the checkpoint: more than what is left
-    # What H⁻¹ and CᵀH⁻¹ do to the norm of the residual at the checkpoint, a vector as good as random.
-    growth: float
-    gain: float
     nhev: int
 
 
@@ -207,34 +205,53 @@ def linear_part(
         nhev += solution.nhev
         q = solution.x
         grad = point.hypergradient(q)
-    rho = rtol * point.b_norm
-    growth, gain = (norm(q - solution.checkpoint) / rho, error / rho) if rho > 0 else (0.0, 0.0)
-    return Linear(q, grad, solution.residual[0], error, growth, gain, nhev)
+    return Linear(q, grad, solution.residual[0], error, nhev)
 
 
-def screen(point: Any, linear: Linear, goal: Goal) -> Certified | None:
+def screen(
+    problem: Any, lam: np.ndarray, point: Any, linear: Linear, goal: Goal, solver: Any
+) -> Certified | None:
     """The certificate of a θ that is plainly good enough, without another solve; or None.
 
     The limit on the inner part rests on worst-case Lipschitz constants and is far too large where θ is
-    not exact, so that it settles only what is clear. The size of H⁻¹∇θf is judged by the growth at the
-    checkpoint, with a margin of ten.
+    not exact, so that it settles only what is clear. Norms of H⁻¹ come from the penalty, or else from
+    the preconditioner and what the solve saw of its quality.
     """
-    native = isinstance(point.F, NativeLinearization)
-    least = float(point.F._core.strength.min()) if native else 0.0
-    if linear.growth > 0:
-        least = max(least, 0.1 / linear.growth)
-    inner = inner_limit(point, linear.q, least)
-    return _settled(point, linear, goal, inner, 0)
+    if not isinstance(point.F, NativeLinearization):
+        return None
+    least = Terms(*point.F._core.errors()).least
+    energy = point.stationarity / math.sqrt(least) if least > 0 else math.inf
+    done = _settled(point, linear, goal, inner_limit(point, linear.q, least, energy), 0)
+    if done is None:
+        least = max(least, solver.curvature_from_below())
+        energy = min(energy, solver.energy(point.gradient))
+        done = _settled(point, linear, goal, inner_limit(point, linear.q, least, energy), 0)
+    if done is None and solver.strong:
+        s = solver.precondition(point.gradient)  # as good as H⁻¹∇f to tell that θ has converged
+        if norm(s) <= CONVERGED * norm(point.theta):
+            there = problem.beside(point.theta - s, lam)
+            done = screen_step(point, there, linear, s, goal, solver)
+    return done
 
 
-def screen_step(point: Any, there: Any, linear: Linear, goal: Goal) -> Certified | None:
+def screen_step(
+    point: Any, there: Any, linear: Linear, s: np.ndarray, goal: Goal, solver: Any
+) -> Certified | None:
     """The same with the point θ − s after Newton's step at hand: there, all but the change of q is
-    exact, and that is judged by the residual of q and the gain at the checkpoint, with a margin of
-    thirty."""
+    exact, and that is judged by the residual of q there, in the energy norm."""
+    if not isinstance(point.F, NativeLinearization):
+        return None
     if not there.finite:
         return None
+    # What s misses must be a small part of it in energy as well. Where s is small, the gradient
+    # there is at rounding level and says nothing.
+    far = norm(s) > CONVERGED * norm(point.theta)
+    if far and not solver.energy(there.gradient) <= 0.1 * math.sqrt(max(s @ point.gradient, 0.0)):
+        return None
     rho = there.b - there.hess.apply(linear.q)
-    inner = norm(there.hypergradient(linear.q) - linear.grad) + 30 * linear.gain * norm(rho)
+    least = max(Terms(*there.F._core.errors()).least, solver.curvature_from_below())
+    inner = norm(there.hypergradient(linear.q) - linear.grad)
+    inner += reach(there, least) * solver.energy(rho)
     return _settled(point, linear, goal, inner, 1)
 
 

@@ -256,7 +256,7 @@ def _solve(
             linear = linear_part(point, q, solution, checker, answer.goal, rtol)
             q, answer.q, answer.residual = linear.q, linear.q, linear.residual
             answer.nhev += linear.nhev
-            done = screen(point, linear, answer.goal)
+            done = screen(problem, lam, point, linear, answer.goal, checker)
             if done is not None:
                 return answer.certified(done, None)
         accuracy = correction_rtol(checker.worst_condition(point.F), solution.condition)
@@ -267,7 +267,7 @@ def _solve(
         s = found.x
         if checker is solver:
             there = problem.beside(theta - s, lam)
-            done = screen_step(point, there, linear, answer.goal)
+            done = screen_step(point, there, linear, s, answer.goal, checker)
             if done is not None:
                 return answer.certified(done, None)
     as_asked = as_asked or solution.status in ("iteration_limit", "diverged")

@@ -39,6 +39,7 @@ class Solution:
     nhev: int
     curvature: tuple[float, float] | None  # (smallest, largest) eigenvalue estimates
     condition: float = 1.0  # of the preconditioned Hessian, as far as the solve saw it
+    least: float = 0.0  # its smallest Ritz value; 0 if unknown
     checkpoint: np.ndarray | None = None  # the first column at an earlier iteration
 
 
@@ -126,6 +127,32 @@ class CG:
             return max(1e-13, 0.3 * tol)
         return max(1e-13, tol * min(0.1, 1 / math.sqrt(self.worst_condition(at))))
 
+    def energy(self, v: np.ndarray) -> float:
+        """An estimate of √(vᵀH⁻¹v), not from below: by the preconditioner M, as large as the smallest
+        Ritz value of MH makes it, with a margin of two for what the solve did not see."""
+        size = _core.norm(v)
+        if not 0 < size < math.inf or self._least == math.inf:
+            return 0.0 if size == 0 else math.inf
+        v = v / size
+        square = float(v @ self.precondition(v))
+        return 2 * size * math.sqrt(square / self._least) if square >= 0 else math.inf
+
+    def curvature_from_below(self) -> float:
+        """An estimate of H's smallest eigenvalue, not from above, by a few powers of M."""
+        if self._least == math.inf:
+            return 0.0
+        v, largest = np.cos(1.7 * np.arange(1, self._hess.size + 1) ** 1.5), 0.0
+        for _ in range(4):
+            v = self.precondition(v / _core.norm(v))
+            largest = _core.norm(v)
+            if not 0 < largest < math.inf:
+                return 0.0
+        return 0.25 * self._least / largest
+
+    def precondition(self, v: np.ndarray) -> np.ndarray:
+        m = self._kept if self._kept is not None else self._m
+        return v if m is None else m.apply(v)
+
     @cached_property
     def diagonal(self) -> np.ndarray | None:
         jacobi = _core.JacobiPreconditioner.of(self._hess)
@@ -137,6 +164,7 @@ class CG:
         self._hess = hess
         self._m: Any = None
         self._kept: Any = None
+        self._least = math.inf
         self._maxiter = self.maxiter or max(100, min(10 * hess.size, 20_000))
         if isinstance(self.at, NativeLinearization) and hess.rows_can_be_sampled and given in KEPT:
             self._kept = self.at.preconditioner(given, self.seed)
@@ -169,9 +197,11 @@ class CG:
         x, report, checkpoint = self._run(
             hess, b, rtol, x0, self._maxiter, self.monitor, checkpoint_rtol
         )
+        if report.least > 0:
+            self._least = min(self._least, report.least)
         return Solution(
             *(x, report.status, report.residual, report.iterations, report.products),
-            *(_span(report), report.condition, checkpoint),
+            *(_span(report), report.condition, report.least, checkpoint),
         )
 
     def _run(self, hess: Any, b: np.ndarray, rtol: list[float], *rest: Any) -> Any:
@@ -204,7 +234,7 @@ class Nystrom(CG):
                 "method = 'nystrom' brings its own preconditioner, found preconditioner = "
                 f"{self.preconditioner!r}: leave it at 'auto', or use method = 'cg'"
             )
-        self._hess, self._kept = hess, None
+        self._hess, self._kept, self._least = hess, None, math.inf
         self._maxiter = self.maxiter or max(100, min(10 * hess.size, 20_000))
         self._m = _core.NystromPreconditioner(hess, self.rank or 0, self.seed)
         return self._m.products

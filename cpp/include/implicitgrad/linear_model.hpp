@@ -43,6 +43,7 @@ struct error_terms {
   double hess = 0.0, third = 0.0;  // as in smoothness
   double least = 0.0, most = 0.0;  // of the strengths: H ⪰ least · I; 0 with an intercept
   double cross = 0.0, rate = 0.0;  // ‖C‖₂, and its Lipschitz constant max e^λ
+  double reach = 0.0;              // bounds ‖CᵀH⁻¹v‖₂ / √(vᵀH⁻¹v)
   double gradient_rounding = 0.0;  // 2-norm of the rounding error in ∇θf
   double product_rounding = 0.0;   // and in H v, relative to ‖v‖₂
 };

@@ -47,9 +47,9 @@ struct row_sample {
 };
 
 /// At most m of the rows 0 … n − 1, all of them for m = n. The line of their weights is cut into m
-/// strata and a point drawn from each, so that data in any order is covered evenly; a row's weight is
-/// half d_i/Σd and half 1/n, so that the rows which count most are seldom missed and no draw counts
-/// for more than 2 n/m.
+/// strata and a point drawn from each, so that data in any order is covered evenly; a row's weight
+/// is half d_i/Σd and half 1/n, so that the rows which count most are seldom missed and no draw
+/// counts for more than 2 n/m.
 row_sample stratified_rows(const double* d, index n, index m, std::uint64_t seed);
 
 }  // namespace implicitgrad

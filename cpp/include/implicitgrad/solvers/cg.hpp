@@ -77,10 +77,11 @@ solve_report cg(const Operator& a, const Operator* m, const_block b, block x, bo
       falling = falling || (!done[c] && norm[c] < 0.5 * before[c]);
     }
     before = norm;
-    if (sweep == 1 && lanczos_diag.size() > 1) {
+    if (sweep == 1 && !lanczos_diag.empty()) {
       lanczos_off.resize(lanczos_diag.size() - 1);
       const auto [low, high] = tridiagonal_extremes(lanczos_diag, lanczos_off);
       if (low > 0.0) report.condition = high / low;
+      report.least = std::max(low, 0.0);
       if (!m) {
         report.see_curvature(low);
         report.see_curvature(high);

@@ -38,8 +38,9 @@ enum class preconditioning { automatic, jacobi, sketch, exact };
 
 class kept_preconditioner {
  public:
-  explicit kept_preconditioner(preconditioning kind, std::uint64_t seed)
-      : kind_(kind), seed_(seed) {}
+  /// rows > 0 fixes the sketch's number of rows, whatever that costs; nothing better is then tried.
+  explicit kept_preconditioner(preconditioning kind, std::uint64_t seed, index rows = 0)
+      : kind_(kind), seed_(seed), fixed_rows_(rows) {}
 
   /// CG on hess(), with the preconditioner at hand or a new one; restarts from x with a better one
   /// where the iterations run out of proportion. As cg() in all else.
@@ -49,6 +50,9 @@ class kept_preconditioner {
   /// Has the preconditioner ready for a solve with hess() that is to gain `nats`, as solve() would;
   /// returns rows().
   index prepare(const sampled_hessian& at, double nats);
+
+  /// Applies what the last solve was preconditioned with, or prepare() made ready.
+  void apply(const_block v, block out) const;
 
   /// Rows of the sketch in use; 0 for Jacobi.
   index rows() const;
@@ -69,8 +73,10 @@ class kept_preconditioner {
 
   const preconditioning kind_;
   const std::uint64_t seed_;
+  const index fixed_rows_;
   mutable std::mutex mutex_;
-  std::vector<double> squares_;  // the diagonal of Xᵀ D X
+  std::shared_ptr<const Operator> inverse_;  // in use
+  std::vector<double> squares_;              // the diagonal of Xᵀ D X
   std::uint64_t squares_curvature_ = 0;
   std::shared_ptr<const row_sketch> sketch_;
   sketch_plan plan_;
@@ -78,6 +84,7 @@ class kept_preconditioner {
   std::vector<double> strength_;  // that it was factored with
   double spent_ = 0.0;            // seconds of iterations since it was built, by the cost model
   bool hard_ = false;             // the diagonal has been found too weak
+  bool broken_ = false;           // rounding has made the sketch indefinite: the diagonal it is
   bool worn_ = false;             // the last solve took longer than it should have
 };
 

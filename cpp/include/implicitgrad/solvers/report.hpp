@@ -55,6 +55,8 @@ struct solve_report {
   // Condition number of the preconditioned matrix as its Ritz values show it, from below; 1 if
   // unknown.
   double condition = 1.0;
+  // Its smallest Ritz value, an estimate of its smallest eigenvalue from above; 0 if unknown.
+  double least = 0.0;
 
   /// Becomes the report of both solves, the later of which went on where this one ended.
   void follow(solve_report later) {
