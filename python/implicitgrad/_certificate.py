@@ -258,7 +258,7 @@ def screen_step(
 def _settled(point: Any, linear: Linear, goal: Goal, inner: float, nhev: int) -> Certified | None:
     allowed = goal.allowed(point, linear.q, linear.grad)
     error = linear.error + inner + 4 * point.rounding_level(linear.q)
-    if not (inner <= 0.1 * allowed and error <= allowed < math.inf):
+    if not (inner <= 0.5 * allowed and error <= allowed < math.inf):
         return None
     return Certified(point, linear.q, linear.grad, allowed, error, None, nhev)
 
