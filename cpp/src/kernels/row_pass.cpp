@@ -2,15 +2,18 @@
 // A stream is read from its first entry to its last without a jump, which is what the hardware's
 // prefetchers want: R rows that follow one another would break off R streams after every row.
 //
-// Narrow rows and float32 are pipelined: the dot of the next group goes with the axpy of the
-// current (strip.hpp). Otherwise the two alternate panel by panel, a panel of a few groups staying
-// in the second-level cache; its axpy prefetches the next panel, so that memory does not idle.
+// Rows that are narrow enough, and only weighed between dot and axpy, are read once into registers
+// (narrow.hpp). Otherwise narrow rows and float32 are pipelined: the dot of the next group goes
+// with the axpy of the current (strip.hpp). Otherwise the two alternate panel by panel, a panel of
+// a few groups staying in the second-level cache; its axpy prefetches the next panel, so that
+// memory does not idle.
 #include "kernels/row_pass.hpp"
 
 #include <algorithm>
 #include <utility>
 
 #include "implicitgrad/multiversion.hpp"
+#include "kernels/narrow.hpp"
 #include "kernels/strip.hpp"
 
 namespace implicitgrad::kernels {
@@ -69,6 +72,24 @@ strips<T> strips_for(index k, index streams) {
   if (streams == 1) return strips_for<T, 1>(k);
   if (streams == 2) return strips_of<T, 1, 2>();
   return strips_for<T, 4>(k);
+}
+
+template <class T, int N>
+struct narrow_kernel {
+  template <int W>
+  struct version {
+    [[gnu::always_inline]] static void run(const narrow_args<T>& args) { narrow<T, W, N>(args); }
+  };
+};
+
+/// Two rows, v and out in registers: of 32 at x86-64-v4, of 16 below.
+index most_narrow_cols() { return simd_width() == 8 ? 64 : 4 * simd_width(); }
+
+template <class T, int N>
+void (*narrow_for(index vectors))(const narrow_args<T>&) {
+  if constexpr (N > 1)
+    if (vectors < N) return narrow_for<T, N - 1>(vectors);
+  return best_version<narrow_kernel<T, N>::template version, narrow_args<T>>();
 }
 
 index packed_cols(index cols, index width) { return (cols + width - 1) / width * width; }
@@ -136,6 +157,20 @@ void row_pass(const T* x, index row_stride, index cols, index begin, index end, 
       for_packed(cols, width, first(h + 1) - first(h), c - first(h),
                  [&](index at, index j) { packed_v[size * first(h) + at] = v[c * ld + j]; });
 
+  const auto finish = [&] {
+    for (index h = 0; h < plan.chunks; ++h)
+      for (index c = first(h); c < first(h + 1); ++c)
+        for_packed(cols, width, first(h + 1) - first(h), c - first(h),
+                   [&](index at, index j) { out[c * ld + j] += packed_out[size * first(h) + at]; });
+  };
+
+  if (k == 1 && row_op.weights.d && cols <= most_narrow_cols()) {
+    const row_weights& weights = row_op.weights;
+    narrow_for<T, 8>(size / width)({x + begin * row_stride, row_stride, end - begin, cols, packed_v,
+                                    packed_out, weights.d + begin, weights.shift, weights.total});
+    return finish();
+  }
+
   // `next` and `current` are rows of the first stream, relative to `begin`.
   const auto run = [&](phase what, index rows, index apart, index next, index current, index groups,
                        index ahead, double* dots, const double* weights) {
@@ -193,10 +228,7 @@ void row_pass(const T* x, index row_stride, index cols, index begin, index end, 
     run(phase::add, 1, 0, 0, row, 1, 0, z, z);
   }
 
-  for (index h = 0; h < plan.chunks; ++h)
-    for (index c = first(h); c < first(h + 1); ++c)
-      for_packed(cols, width, first(h + 1) - first(h), c - first(h),
-                 [&](index at, index j) { out[c * ld + j] += packed_out[size * first(h) + at]; });
+  finish();
 }
 
 template index row_pass_workspace<double>(index, index);
