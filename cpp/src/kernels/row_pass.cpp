@@ -106,8 +106,10 @@ void for_packed(index cols, index width, index k, index c, Body&& body) {
 struct plan {
   index streams;  // R
   bool pipelined;
-  index groups;  // in a panel
-  index chunks;  // of the columns of V
+  index groups;   // in a panel
+  index chunks;   // of the columns of V
+  bool hardware;  // whether the dots leave prefetching to it; and the axpys, if `quiet`
+  bool quiet;
 };
 
 template <class T>
@@ -116,13 +118,20 @@ plan make_plan(index cols, index k) {
   const index row = cols * static_cast<index>(sizeof(T)), vectors = 16 * cols;
   plan result;
   result.chunks = (k + most_columns - 1) / most_columns;
+  // float32, as measured: in rows of a few hundred a dot and an axpy of two rows alternate in the
+  // first level; in rows of thousands panels stay in the second. Both are better off without
+  // prefetches in software, which keep fewer lines under way than the hardware's.
+  const bool few = sizeof(T) == 4 && k == 1 && cols > 96 && cols <= 512;
+  const bool many = sizeof(T) == 4 && k == 1 && cols >= 2500;
+  result.quiet = few || many;
+  result.hardware = result.quiet || (sizeof(T) == 8 && k == 1 && cols > 64);
   // Long rows of float64 keep memory busy while a panel is read from the cache by prefetching the
   // next: the pipeline measures no faster there, and slower for several vectors.
-  result.pipelined = sizeof(T) == 4 ? result.chunks == 1 : k == 1 && cols <= 64;
+  result.pipelined = sizeof(T) == 4 ? result.chunks == 1 && !result.quiet : k == 1 && cols <= 64;
   // Two rows where they, the two before, v and out are all in the first level, and four not.
   const bool two = k == 1 && 8 * row + vectors > first_level && 4 * row + vectors <= first_level;
-  result.streams = two ? 2 : most_streams;
-  const index bytes = result.pipelined ? 8 << 10 : second_level;
+  result.streams = few || (two && !many) ? 2 : most_streams;
+  const index bytes = few ? 3200 : many ? 160 << 10 : result.pipelined ? 8 << 10 : second_level;
   result.groups = std::clamp<index>(bytes / (result.streams * row), 1, 64);
   return result;
 }
@@ -200,8 +209,7 @@ void row_pass(const T* x, index row_stride, index cols, index begin, index end, 
 
   // How far ahead a dot asks for memory, as measured: not at all where the prefetchers keep up.
   constexpr index line = 64 / static_cast<index>(sizeof(T));
-  const bool keeps_up = sizeof(T) == 8 && k == 1 && cols > 64;
-  const index dot_ahead = keeps_up ? 0 : sizeof(T) == 8 ? 32 * line : 64 * line;
+  const index dot_ahead = plan.hardware ? 0 : sizeof(T) == 8 ? 32 * line : 64 * line;
   const index panel = plan.groups;
   index count = std::min(panel, length);
   if (count > 0) {
@@ -215,7 +223,7 @@ void row_pass(const T* x, index row_stride, index cols, index begin, index end, 
       if (coming < count)
         run(phase::add, streams, length, 0, at + coming, count - coming, 0, z, w + coming);
     } else {
-      run(phase::add, streams, length, 0, at, count, panel * row_stride, z, w);
+      run(phase::add, streams, length, 0, at, count, plan.quiet ? 0 : panel * row_stride, z, w);
       if (coming > 0) run(phase::dot, streams, length, next, 0, coming, dot_ahead, z, z);
     }
     if (coming > 0) apply_row_op(next, coming, z);
