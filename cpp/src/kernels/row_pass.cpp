@@ -3,10 +3,10 @@
 // prefetchers want: R rows that follow one another would break off R streams after every row.
 //
 // Rows that are narrow enough, and only weighed between dot and axpy, are read once into registers
-// (narrow.hpp). Otherwise narrow rows and float32 are pipelined: the dot of the next group goes
-// with the axpy of the current (strip.hpp). Otherwise the two alternate panel by panel, a panel of
-// a few groups staying in the second-level cache; its axpy prefetches the next panel, so that
-// memory does not idle.
+// (narrow.hpp). Otherwise narrow rows, and float32 at some widths (make_plan), are pipelined: the
+// dot of the next group goes with the axpy of the current (strip.hpp). Otherwise the two alternate
+// panel by panel, a panel of a few groups staying in cache; in float64 its axpy prefetches the next
+// panel, so that memory does not idle.
 #include "kernels/row_pass.hpp"
 
 #include <algorithm>
