@@ -39,15 +39,27 @@ void Matrix::pass(index begin, index end, const double* v, index ld, index k, ro
   }
 }
 
-void sandwich(const Matrix& x, bool intercept, const_block d, const_block v, block out,
-              int n_threads) {
-  const auto weigh = [&](index begin, index count, index, double* z, index ldz) {
-    for (index c = 0; c < v.cols; ++c) {
+namespace {
+
+/// W = D ∘ Z, column c of Z with column c mod m of D.
+struct weighing {
+  const_block d;
+  index k;
+
+  void operator()(index begin, index count, index, double* z, index ldz) const {
+    for (index c = 0; c < k; ++c) {
       const double* weight = d.col(c % d.cols) + begin;
       for (index i = 0; i < count; ++i) z[c * ldz + i] *= weight[i];
     }
-  };
-  fused_pass(x, intercept, v, weigh, out, n_threads);
+  }
+  const double* weights() const { return d.col(0); }
+};
+
+}  // namespace
+
+void sandwich(const Matrix& x, bool intercept, const_block d, const_block v, block out,
+              int n_threads) {
+  fused_pass(x, intercept, v, weighing{d, v.cols}, out, n_threads);
 }
 
 bool all_finite(const Matrix& x, int n_threads) {

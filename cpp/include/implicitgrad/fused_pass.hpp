@@ -66,7 +66,12 @@ void block_pass(const Matrix& x, bool intercept, arranged<const double> v, RowOp
         for (index c = 0; c < k; ++c)
           for (index i = 0; i < n; ++i) sum.at(p, c) += z[c * ldz + i];
     };
-    x.pass(blocks.begin(b), blocks.end(b), v.data, v.ld, k, rows, data,
+    row_weights weights;
+    if constexpr (requires { row_op.weights(); })
+      if (k == 1 && row_op.weights())
+        weights = {row_op.weights(), intercept ? v.at(p, 0) : 0.0,
+                   intercept ? &sum.at(p, 0) : nullptr};
+    x.pass(blocks.begin(b), blocks.end(b), v.data, v.ld, k, {rows, weights}, data,
            workspaces.data() + slot * workspace);
   };
 
@@ -134,7 +139,8 @@ void tile_pass(const Matrix& x, bool intercept, arranged<const double> v, RowOp&
 
 /// row_op(begin, count, block, z, ldz) turns the rows [begin, begin + count) of Z into those of W
 /// in place; `block` numbers the row block, so that it can keep partial sums of its own. V and out
-/// are (p + intercept) × k; the last row belongs to the column of ones.
+/// are (p + intercept) × k; the last row belongs to the column of ones. A row_op that multiplies
+/// one column by weights can say so: row_op.weights() points to them.
 template <class RowOp>
 void fused_pass(const Matrix& x, bool intercept, const_block v, RowOp&& row_op, block out,
                 int n_threads) {

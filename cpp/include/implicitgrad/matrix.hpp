@@ -10,15 +10,28 @@
 
 namespace implicitgrad {
 
+/// What a row function does to one column, where it is as simple as w_i = d_i (z_i + shift), with
+/// Σ w_i added to `total` unless that is null. A kernel may do it by itself, row by row.
+struct row_weights {
+  const double* d = nullptr;  // null where it is not
+  double shift = 0.0;
+  double* total = nullptr;
+};
+
 /// A borrowed function of (begin, count, z, ldz), which turns the rows [begin, begin + count) of Z
 /// into those of W in place. It must outlive the call it is handed to.
 class row_function {
  public:
   template <class F>
-  row_function(const F& f)  // NOLINT: meant to convert
-      : object_(&f), call_([](const void* object, index begin, index count, double* z, index ldz) {
+  row_function(const F& f, row_weights same = {})  // NOLINT: meant to convert
+      : weights(same),
+        object_(&f),
+        call_([](const void* object, index begin, index count, double* z, index ldz) {
           (*static_cast<const F*>(object))(begin, count, z, ldz);
         }) {}
+
+  const row_weights weights;  // the same function, said in data
+
   void operator()(index begin, index count, double* z, index ldz) const {
     call_(object_, begin, count, z, ldz);
   }

@@ -2,15 +2,18 @@
 // A stream is read from its first entry to its last without a jump, which is what the hardware's
 // prefetchers want: R rows that follow one another would break off R streams after every row.
 //
-// Narrow rows and float32 are pipelined: the dot of the next group goes with the axpy of the
-// current (strip.hpp). Otherwise the two alternate panel by panel, a panel of a few groups staying
-// in the second-level cache; its axpy prefetches the next panel, so that memory does not idle.
+// Rows that are narrow enough, and only weighed between dot and axpy, are read once into registers
+// (narrow.hpp). Otherwise narrow rows, and float32 at some widths (make_plan), are pipelined: the
+// dot of the next group goes with the axpy of the current (strip.hpp). Otherwise the two alternate
+// panel by panel, a panel of a few groups staying in cache; in float64 its axpy prefetches the next
+// panel, so that memory does not idle.
 #include "kernels/row_pass.hpp"
 
 #include <algorithm>
 #include <utility>
 
 #include "implicitgrad/multiversion.hpp"
+#include "kernels/narrow.hpp"
 #include "kernels/strip.hpp"
 
 namespace implicitgrad::kernels {
@@ -71,6 +74,24 @@ strips<T> strips_for(index k, index streams) {
   return strips_for<T, 4>(k);
 }
 
+template <class T, int N>
+struct narrow_kernel {
+  template <int W>
+  struct version {
+    [[gnu::always_inline]] static void run(const narrow_args<T>& args) { narrow<T, W, N>(args); }
+  };
+};
+
+/// Two rows, v and out in registers: of 32 at x86-64-v4, of 16 below.
+index most_narrow_cols() { return simd_width() == 8 ? 64 : 4 * simd_width(); }
+
+template <class T, int N>
+void (*narrow_for(index vectors))(const narrow_args<T>&) {
+  if constexpr (N > 1)
+    if (vectors < N) return narrow_for<T, N - 1>(vectors);
+  return best_version<narrow_kernel<T, N>::template version, narrow_args<T>>();
+}
+
 index packed_cols(index cols, index width) { return (cols + width - 1) / width * width; }
 
 /// Calls body(position in packed memory, column of X) for each column, once.
@@ -85,8 +106,10 @@ void for_packed(index cols, index width, index k, index c, Body&& body) {
 struct plan {
   index streams;  // R
   bool pipelined;
-  index groups;  // in a panel
-  index chunks;  // of the columns of V
+  index groups;   // in a panel
+  index chunks;   // of the columns of V
+  bool hardware;  // whether the dots leave prefetching to it; and the axpys, if `quiet`
+  bool quiet;
 };
 
 template <class T>
@@ -95,13 +118,20 @@ plan make_plan(index cols, index k) {
   const index row = cols * static_cast<index>(sizeof(T)), vectors = 16 * cols;
   plan result;
   result.chunks = (k + most_columns - 1) / most_columns;
+  // float32, as measured: in rows of a few hundred a dot and an axpy of two rows alternate in the
+  // first level; in rows of thousands panels stay in the second. Both are better off without
+  // prefetches in software, which keep fewer lines under way than the hardware's.
+  const bool few = sizeof(T) == 4 && k == 1 && cols > 96 && cols <= 512;
+  const bool many = sizeof(T) == 4 && k == 1 && cols >= 2500;
+  result.quiet = few || many;
+  result.hardware = result.quiet || (sizeof(T) == 8 && k == 1 && cols > 64);
   // Long rows of float64 keep memory busy while a panel is read from the cache by prefetching the
   // next: the pipeline measures no faster there, and slower for several vectors.
-  result.pipelined = sizeof(T) == 4 ? result.chunks == 1 : k == 1 && cols <= 64;
+  result.pipelined = sizeof(T) == 4 ? result.chunks == 1 && !result.quiet : k == 1 && cols <= 64;
   // Two rows where they, the two before, v and out are all in the first level, and four not.
   const bool two = k == 1 && 8 * row + vectors > first_level && 4 * row + vectors <= first_level;
-  result.streams = two ? 2 : most_streams;
-  const index bytes = result.pipelined ? 8 << 10 : second_level;
+  result.streams = few || (two && !many) ? 2 : most_streams;
+  const index bytes = few ? 3200 : many ? 160 << 10 : result.pipelined ? 8 << 10 : second_level;
   result.groups = std::clamp<index>(bytes / (result.streams * row), 1, 64);
   return result;
 }
@@ -136,6 +166,20 @@ void row_pass(const T* x, index row_stride, index cols, index begin, index end, 
       for_packed(cols, width, first(h + 1) - first(h), c - first(h),
                  [&](index at, index j) { packed_v[size * first(h) + at] = v[c * ld + j]; });
 
+  const auto finish = [&] {
+    for (index h = 0; h < plan.chunks; ++h)
+      for (index c = first(h); c < first(h + 1); ++c)
+        for_packed(cols, width, first(h + 1) - first(h), c - first(h),
+                   [&](index at, index j) { out[c * ld + j] += packed_out[size * first(h) + at]; });
+  };
+
+  if (k == 1 && row_op.weights.d && cols <= most_narrow_cols()) {
+    const row_weights& weights = row_op.weights;
+    narrow_for<T, 8>(size / width)({x + begin * row_stride, row_stride, end - begin, cols, packed_v,
+                                    packed_out, weights.d + begin, weights.shift, weights.total});
+    return finish();
+  }
+
   // `next` and `current` are rows of the first stream, relative to `begin`.
   const auto run = [&](phase what, index rows, index apart, index next, index current, index groups,
                        index ahead, double* dots, const double* weights) {
@@ -165,8 +209,7 @@ void row_pass(const T* x, index row_stride, index cols, index begin, index end, 
 
   // How far ahead a dot asks for memory, as measured: not at all where the prefetchers keep up.
   constexpr index line = 64 / static_cast<index>(sizeof(T));
-  const bool keeps_up = sizeof(T) == 8 && k == 1 && cols > 64;
-  const index dot_ahead = keeps_up ? 0 : sizeof(T) == 8 ? 32 * line : 64 * line;
+  const index dot_ahead = plan.hardware ? 0 : sizeof(T) == 8 ? 32 * line : 64 * line;
   const index panel = plan.groups;
   index count = std::min(panel, length);
   if (count > 0) {
@@ -180,7 +223,7 @@ void row_pass(const T* x, index row_stride, index cols, index begin, index end, 
       if (coming < count)
         run(phase::add, streams, length, 0, at + coming, count - coming, 0, z, w + coming);
     } else {
-      run(phase::add, streams, length, 0, at, count, panel * row_stride, z, w);
+      run(phase::add, streams, length, 0, at, count, plan.quiet ? 0 : panel * row_stride, z, w);
       if (coming > 0) run(phase::dot, streams, length, next, 0, coming, dot_ahead, z, z);
     }
     if (coming > 0) apply_row_op(next, coming, z);
@@ -193,10 +236,7 @@ void row_pass(const T* x, index row_stride, index cols, index begin, index end, 
     run(phase::add, 1, 0, 0, row, 1, 0, z, z);
   }
 
-  for (index h = 0; h < plan.chunks; ++h)
-    for (index c = first(h); c < first(h + 1); ++c)
-      for_packed(cols, width, first(h + 1) - first(h), c - first(h),
-                 [&](index at, index j) { out[c * ld + j] += packed_out[size * first(h) + at]; });
+  finish();
 }
 
 template index row_pass_workspace<double>(index, index);
