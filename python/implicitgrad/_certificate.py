@@ -238,7 +238,8 @@ def screen_step(
     point: Any, there: Any, linear: Linear, s: np.ndarray, goal: Goal, solver: Any
 ) -> Certified | None:
     """The same with the point θ − s after Newton's step at hand: there, all but the change of q is
-    exact, and that is judged by the residual of q there, in the energy norm."""
+    exact, and that is judged by how the residual of q changes, in the energy norm: what it was before
+    is in the linear part."""
     if not isinstance(point.F, NativeLinearization):
         return None
     if not there.finite:
@@ -248,17 +249,17 @@ def screen_step(
     far = norm(s) > CONVERGED * norm(point.theta)
     if far and not solver.energy(there.gradient) <= 0.1 * math.sqrt(max(s @ point.gradient, 0.0)):
         return None
-    rho = there.b - there.hess.apply(linear.q)
+    rho = there.b - point.b - (there.hess.apply(linear.q) - point.hess.apply(linear.q))
     least = max(Terms(*there.F._core.errors()).least, solver.curvature_from_below())
     inner = norm(there.hypergradient(linear.q) - linear.grad)
     inner += reach(there, least) * solver.energy(rho)
-    return _settled(point, linear, goal, inner, 1)
+    return _settled(point, linear, goal, inner, 2)
 
 
 def _settled(point: Any, linear: Linear, goal: Goal, inner: float, nhev: int) -> Certified | None:
     allowed = goal.allowed(point, linear.q, linear.grad)
     error = linear.error + inner + 4 * point.rounding_level(linear.q)
-    if not (inner <= 0.5 * allowed and error <= allowed < math.inf):
+    if not (inner <= 0.1 * allowed and error <= allowed < math.inf):
         return None
     return Certified(point, linear.q, linear.grad, allowed, error, None, nhev)
 

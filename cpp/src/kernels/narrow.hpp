@@ -8,7 +8,7 @@
 // Two rows from two streams at a time (see row_pass.cpp): each hides the latency of the other's
 // horizontal sum. No prefetches: the hardware's keep up, and those in software measured the same.
 //
-// Cost for n p entries: X from memory once; 4 n p flops in double, two conversions fewer per entry
+// Cost for n p entries: X from memory once; 4 n p flops in double, one conversion fewer per entry
 // of float32 than a dot and an axpy apart.
 #pragma once
 

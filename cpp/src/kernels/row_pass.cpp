@@ -120,7 +120,7 @@ plan make_plan(index cols, index k) {
   result.chunks = (k + most_columns - 1) / most_columns;
   // float32, as measured: in rows of a few hundred a dot and an axpy of two rows alternate in the
   // first level; in rows of thousands panels stay in the second. Both are better off without
-  // prefetches in software, which keep fewer lines under way than the hardware's.
+  // prefetches in software, which measured slower.
   const bool few = sizeof(T) == 4 && k == 1 && cols > 96 && cols <= 512;
   const bool many = sizeof(T) == 4 && k == 1 && cols >= 2500;
   result.quiet = few || many;
