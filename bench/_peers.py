@@ -56,12 +56,12 @@ def ours(problem: Problem, theta: np.ndarray, threads: int, construct: bool) -> 
 
 
 def ours_trained(problem: Problem, theta: np.ndarray, threads: int, construct: bool) -> Peer:
-    """Right after f was trained to θ, so that what the training left may be reused."""
+    """Right after f was trained from zero, so that what the training left may be reused."""
     fresh = ours(problem, theta, threads, construct=False)
 
     def ready(rtol: float) -> Callable[[], Answer]:
         f, g = problem.objectives(threads)
-        at = ig.train(f, problem.lam, theta).x
+        at = ig.train(f, problem.lam).x
 
         def call() -> Answer:
             res = ig.implicit_grad(f, g, at, problem.lam, tol=rtol)

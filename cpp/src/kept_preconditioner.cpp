@@ -9,8 +9,9 @@ namespace implicitgrad {
 
 namespace {
 
-// No rate of convergence is believed before this many iterations.
-constexpr index least_iterations = 3;
+// No rate of convergence is believed before this many iterations, or a quarter of what the
+// alternative would cost: CG may be slow to start.
+constexpr double least_iterations = 3.0;
 // What the solves of a training, or of some steps in λ, gain together.
 constexpr double lasting_nats = 60.0;
 
@@ -147,7 +148,8 @@ solve_report kept_preconditioner::solve(const sampled_hessian& at, const_block b
       here.give_up = [&](index iteration, double residual) {
         if (iteration == 1) start = residual;
         if (iteration < (with.sketched ? static_cast<index>(1.5 * with.expected) + 2 : 0) ||
-            iteration < least_iterations)
+            static_cast<double>(iteration) <
+                std::max(least_iterations, with.alternative / (4.0 * with.each)))
           return false;
         const double gained = std::log(start / residual) / static_cast<double>(iteration - 1);
         nats = std::max(std::log(residual / tightest), 1.0);
