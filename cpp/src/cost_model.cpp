@@ -11,7 +11,7 @@ namespace {
 constexpr double bytes_per_second = 2.5e10;
 constexpr double single_flops = 2.2e11, double_flops = 1.15e11;  // of the Gram kernel
 constexpr double factor_flops = 6e10;                            // of Cholesky's
-constexpr double jump = 1.5e-9;    // to an entry in cache, and a product
+constexpr double jump = 1.25e-9;   // to an entry in cache, and a product: measured 0.7 to 1.25
 constexpr double start_up = 3e-6;  // of a pass or a factorisation
 // A factor of a larger order than this is not formed: it takes more memory than it saves time.
 constexpr index largest_order = 8192;

@@ -14,6 +14,10 @@ namespace {
 // and a product would wait for memory, half of its time or more.
 constexpr index ahead_entries = 1024, ahead_rows = 64;
 
+// Doubles that a second-level cache holds: what a column needs to stay there is a share of the
+// entries of one in so many.
+constexpr index second_level_words = index{1} << 17;
+
 // Kernels over the rows [begin, end), for K vectors of a block whose entries (j, c) are at
 // j · step + c. An entry of X is a jump to K neighbouring doubles: what a product costs is these
 // jumps, one a pass and entry, not the flops; independent of each other, many are under way at
@@ -89,10 +93,15 @@ template <class T, class I>
 IMPLICITGRAD_KERNEL void rows_square_axpy(const I* indptr, const I* __restrict indices,
                                           const T* __restrict data, const std::uint32_t* first,
                                           const std::uint32_t* last, index begin, index end,
-                                          const double* w, double* __restrict out) {
+                                          const double* w, double* __restrict out, index rows) {
   for (index i = begin; i < end; ++i) {
     const index from = static_cast<index>(indptr[i]) + (first ? first[i] : 0);
     const index to = static_cast<index>(last ? indptr[i] + last[i] : indptr[i + 1]);
+    if (const index r = i + ahead_rows; r < rows) {
+      const index next = static_cast<index>(indptr[r]) + (first ? first[r] : 0);
+      prefetch_entries(indices, data, next,
+                       static_cast<index>(last ? indptr[r] + last[r] : indptr[r + 1]));
+    }
     for (index e = from; e < to; ++e) {
       const double x = data[e];
       out[indices[e]] += w[i - begin] * x * x;
@@ -207,13 +216,14 @@ csr_matrix<T, I>::csr_matrix(const I* indptr, const I* indices, const T* data, i
       std::clamp<index>(panel_bytes / (a_row * static_cast<index>(sizeof(T) + sizeof(I))), 4, 512);
 
   // Narrow: the partial sums of a block, zeroed, written and read, are 24 p bytes beside the 12 or
-  // so an entry.
-  index blocks = std::max<index>(count / (16 * cols), 4);
-  blocks = std::min({blocks, max_live_blocks, count / sizes.least_entries + 1});
+  // so an entry: a twelfth of them. In fours, so that a few threads have equal shares.
+  index blocks = (count / (24 * cols) + 3) / 4 * 4;
+  blocks = std::min({std::max<index>(blocks, 4), max_live_blocks,
+                     std::max<index>(count / sizes.least_entries, 1)});
   narrow_bounds_ = even_bounds(indptr, rows, std::max(blocks, count >> 22));
   const index least = sizes.block_entries, work = count + 4 * rows;
   wide_bounds_ =
-      even_bounds(indptr, rows, work / std::clamp(work / max_live_blocks, least, 50 * least) + 1);
+      even_bounds(indptr, rows, work / std::clamp(work / max_live_blocks, least, 50 * least));
 
   for (index i = 0; i < rows; ++i) {
     const auto length = static_cast<double>(indptr[i + 1] - indptr[i]);
@@ -229,7 +239,7 @@ row_blocks csr_matrix<T, I>::blocks(index k) const {
 
 template <class T, class I>
 index csr_matrix<T, I>::cut_columns(int n_threads) const {
-  if (n_threads == 1) return 1;
+  if (n_threads == 1 || wide_bounds_.size() == 2) return 1;  // one block is work for one thread
   // One a thread: each end of a tile in a row costs as much as several entries, so that a row
   // should have some in each.
   const index tiles =
@@ -239,7 +249,8 @@ index csr_matrix<T, I>::cut_columns(int n_threads) const {
   return tiles;
 }
 
-/// Tiles of about equally many entries, judged by those of some rows.
+/// Tiles that take about equally long, judged by the entries of some rows. An entry of a popular
+/// column finds it in a second-level cache; one that does not waits three times as long.
 template <class T, class I>
 typename csr_matrix<T, I>::splits csr_matrix<T, I>::make_splits(index tiles, int n_threads) const {
   constexpr index sample = index{1} << 20;
@@ -249,11 +260,15 @@ typename csr_matrix<T, I>::splits csr_matrix<T, I>::make_splits(index tiles, int
   for (index i = 0; i < rows_; i += stride)
     for (index e = static_cast<index>(indptr_[i]); e < static_cast<index>(indptr_[i + 1]); ++e)
       ++count[indices_[e]], ++total;
+  const auto time = [&, most = total / second_level_words](index j) {
+    return index{count[j]} * (count[j] > most ? 1 : 3);
+  };
+  index whole = 0, sum = 0;
+  for (index j = 0; j < cols_; ++j) whole += time(j);
   std::vector<index> bound;  // the first column of each tile but the first
-  index sum = 0;
   for (index j = 0; j < cols_ && static_cast<index>(bound.size()) < tiles - 1; ++j) {
-    while (sum * tiles > total * (static_cast<index>(bound.size()) + 1)) bound.push_back(j);
-    sum += count[j];
+    while (sum * tiles > whole * (static_cast<index>(bound.size()) + 1)) bound.push_back(j);
+    sum += time(j);
   }
   bound.resize(static_cast<std::size_t>(tiles - 1), cols_);
 
@@ -326,7 +341,7 @@ template <class T, class I>
 void csr_matrix<T, I>::accumulate_squares_tile(index tile, index tiles, index begin, index end,
                                                const double* w, double* out) const {
   rows_square_axpy(indptr_, indices_, data_, split(tile, tiles), split(tile + 1, tiles), begin, end,
-                   w, out);
+                   w, out, rows_);
 }
 
 template <class T, class I>

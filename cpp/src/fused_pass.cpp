@@ -19,7 +19,7 @@ void reduce_in_order(const double* partial, index blocks, index size, double* ou
 }
 
 void rearrange(arranged<const double> from, arranged<double> to, int n_threads) {
-  constexpr index chunk = 1024;
+  constexpr index chunk = index{1} << 14;  // fewer are not worth waking a second thread
   parallel_for((from.size + chunk - 1) / chunk, n_threads, [&](index i, int) {
     for (index j = i * chunk; j < std::min(from.size, (i + 1) * chunk); ++j)
       for (index c = 0; c < from.k; ++c) to.at(j, c) = from.at(j, c);

@@ -7,9 +7,8 @@
 //   narrow   V and out stay in a second-level cache. Rows are cut into a few blocks of equally many
 //            entries with partial sums of their own, as for dense X.
 //   wide     No partial sums: columns are cut into tiles, and a tile of out is written by one
-//   thread
-//            at a time. Rows are visited in chunks that stay in a cache all cores share, first by
-//            rows for Z, then by tiles for out.
+//            thread at a time. Rows are visited in chunks that stay in a cache all cores share,
+//            first by rows for Z, then by tiles for out.
 #pragma once
 
 #include <cstdint>
@@ -23,10 +22,12 @@ namespace implicitgrad {
 
 /// Sizes in entries, or in doubles of V; a test makes them small.
 struct csr_sizes {
-  index narrow_words = index{1} << 17;   // V no larger than this: X is narrow
-  index cached_words = index{1} << 20;   // V no larger than this is interleaved
-  index least_entries = index{1} << 14;  // of X in a row block, where it is narrow
-  index block_entries = 10'000;          // and where it is wide, up to 50 times as many
+  index narrow_words = index{1} << 17;  // V no larger than this: X is narrow
+  index cached_words = index{1} << 20;  // V no larger than this is interleaved
+  // Of X in a row block. Fewer than twice as many are one block, and so one thread's: some 0.1 ms,
+  // where a thread that has to wake may take milliseconds.
+  index least_entries = index{1} << 16;  // where X is narrow
+  index block_entries = index{1} << 16;  // and where it is wide, up to 50 times as many
 };
 
 /// Borrows the arrays, which must outlive the matrix, must not change, and must have passed

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <algorithm>
+#include <memory>
 #include <vector>
 
 #include "implicitgrad/matrix.hpp"
@@ -81,13 +82,15 @@ void block_pass(const Matrix& x, bool intercept, arranged<const double> v, RowOp
     return;
   }
   std::fill_n(out.data, size, 0.0);
-  std::vector<double> partial(static_cast<std::size_t>(live * size));
+  // Left as it is: each block zeroes its own, on the thread that needs it in cache.
+  const auto partial =
+      std::make_unique_for_overwrite<double[]>(static_cast<std::size_t>(live * size));
   for (index first = 0; first < count; first += live) {
     poll_interrupt();
     const index group = std::min(live, count - first);
     parallel_for(group, threads,
-                 [&](index i, int slot) { run_block(first + i, partial.data() + i * size, slot); });
-    reduce_in_order(partial.data(), group, size, out.data, threads);
+                 [&](index i, int slot) { run_block(first + i, partial.get() + i * size, slot); });
+    reduce_in_order(partial.get(), group, size, out.data, threads);
   }
 }
 
@@ -105,7 +108,8 @@ void tile_pass(const Matrix& x, bool intercept, arranged<const double> v, RowOp&
   for (index b = 0; b < blocks.count(); b += chunk_blocks)
     chunk_rows = std::max(
         chunk_rows, blocks.end(std::min(b + chunk_blocks, blocks.count()) - 1) - blocks.begin(b));
-  std::vector<double> chunk(static_cast<std::size_t>(chunk_rows * k));
+  const auto chunk =
+      std::make_unique_for_overwrite<double[]>(static_cast<std::size_t>(chunk_rows * k));
   std::fill_n(out.data, out.size * k, 0.0);
   for (index first = 0; first < blocks.count(); first += chunk_blocks) {
     poll_interrupt();
@@ -115,17 +119,17 @@ void tile_pass(const Matrix& x, bool intercept, arranged<const double> v, RowOp&
     for (index s = 0; s < k; s += at_once)
       parallel_for(group, n_threads, [&](index i, int) {
         const index from = blocks.begin(first + i), to = blocks.end(first + i);
-        double* z = chunk.data() + s * chunk_rows + (from - begin);
+        double* z = chunk.get() + s * chunk_rows + (from - begin);
         x.dot(from, to, &v.at(0, s), v.ld, at_once, z, chunk_rows);
         if (intercept)
           for (index c = 0; c < at_once; ++c)
             for (index r = 0; r < to - from; ++r) z[c * chunk_rows + r] += v.at(p, s + c);
         if (s + at_once == k)
-          row_op(from, to - from, first + i, chunk.data() + (from - begin), chunk_rows);
+          row_op(from, to - from, first + i, chunk.get() + (from - begin), chunk_rows);
       });
     for (index s = 0; s < k; s += at_once)
       parallel_for(tiles + (intercept ? 1 : 0), n_threads, [&](index t, int) {
-        const double* w = chunk.data() + s * chunk_rows;
+        const double* w = chunk.get() + s * chunk_rows;
         if (t < tiles)
           x.accumulate_tile(t, tiles, begin, end, w, chunk_rows, at_once, &out.at(0, s), out.ld);
         else  // the column of ones
@@ -152,11 +156,13 @@ void fused_pass(const Matrix& x, bool intercept, const_block v, RowOp&& row_op, 
   };
   if (v.cols == 1 || !x.interleaved(v.cols))
     return pass(detail::by_columns(v), detail::by_columns(out));
-  std::vector<double> in(static_cast<std::size_t>(v.size())), result(in.size());
-  detail::rearrange(detail::by_columns(v), detail::by_rows(in.data(), v.rows, v.cols), n_threads);
-  pass(detail::by_rows<const double>(in.data(), v.rows, v.cols),
-       detail::by_rows(result.data(), v.rows, v.cols));
-  detail::rearrange(detail::by_rows<const double>(result.data(), v.rows, v.cols),
+  const auto words = static_cast<std::size_t>(v.size());
+  const auto in = std::make_unique_for_overwrite<double[]>(words);
+  const auto result = std::make_unique_for_overwrite<double[]>(words);
+  detail::rearrange(detail::by_columns(v), detail::by_rows(in.get(), v.rows, v.cols), n_threads);
+  pass(detail::by_rows<const double>(in.get(), v.rows, v.cols),
+       detail::by_rows(result.get(), v.rows, v.cols));
+  detail::rearrange(detail::by_rows<const double>(result.get(), v.rows, v.cols),
                     detail::by_columns(out), n_threads);
 }
 
