@@ -223,7 +223,7 @@ csr_matrix<T, I>::csr_matrix(const I* indptr, const I* indices, const T* data, i
   narrow_bounds_ = even_bounds(indptr, rows, std::max(blocks, count >> 22));
   const index least = sizes.block_entries, work = count + 4 * rows;
   wide_bounds_ =
-      even_bounds(indptr, rows, work / std::clamp(work / max_live_blocks, least, 50 * least));
+      even_bounds(indptr, rows, work / std::clamp(work / max_live_blocks, least, 8 * least));
 
   for (index i = 0; i < rows; ++i) {
     const auto length = static_cast<double>(indptr[i + 1] - indptr[i]);

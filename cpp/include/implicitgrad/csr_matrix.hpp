@@ -7,8 +7,9 @@
 //   narrow   V and out stay in a second-level cache. Rows are cut into a few blocks of equally many
 //            entries with partial sums of their own, as for dense X.
 //   wide     No partial sums: columns are cut into tiles, and a tile of out is written by one
-//            thread at a time. Rows are visited in chunks that stay in a cache all cores share,
-//            first by rows for Z, then by tiles for out.
+//            thread at a time. Rows are visited in chunks, first by rows for Z, then by tiles
+//            for out. Chunks are large, up to 2^25 entries, and come from memory both times:
+//            small ones would stay in cache, but have V and out compete for it, which costs more.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +28,7 @@ struct csr_sizes {
   // Of X in a row block. Fewer than twice as many are one block, and so one thread's: some 0.1 ms,
   // where a thread that has to wake may take milliseconds.
   index least_entries = index{1} << 16;  // where X is narrow
-  index block_entries = index{1} << 16;  // and where it is wide, up to 50 times as many
+  index block_entries = index{1} << 16;  // and where it is wide, up to 8 times as many
 };
 
 /// Borrows the arrays, which must outlive the matrix, must not change, and must have passed
