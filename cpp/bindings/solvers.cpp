@@ -182,16 +182,22 @@ void register_solvers(py::module_& m) {
         py::arg("preconditioner").none(true), py::arg("x0"), py::arg("maxiter"), py::arg("monitor"),
         py::arg("checkpoint_rtol") = 0.0);
   py::class_<kept_preconditioner, std::shared_ptr<kept_preconditioner>>(m, "KeptPreconditioner")
-      .def(py::init([](const std::string& kind, std::uint64_t seed, index rows) {
-             return std::make_shared<kept_preconditioner>(preconditioning_named(kind), seed, rows);
+      .def(py::init([](const std::string& kind, std::uint64_t seed, index rows, bool lasting) {
+             return std::make_shared<kept_preconditioner>(preconditioning_named(kind), seed, rows,
+                                                          lasting);
            }),
-           py::arg("kind"), py::arg("seed"), py::arg("rows") = 0)
+           py::arg("kind"), py::arg("seed"), py::arg("rows") = 0, py::arg("lasting") = false)
       .def("prepare",
            [](kept_preconditioner& kept, const Operator& a, double nats) {
              py::gil_scoped_release release;
              return kept.prepare(sampled(a), nats);
            })
-      .def_property_readonly("rows", &kept_preconditioner::rows)
+      .def_property_readonly("rows",
+                             [](const kept_preconditioner& kept) {
+                               // Whoever holds its lock may be waiting for the GIL.
+                               py::gil_scoped_release release;
+                               return kept.rows();
+                             })
       .def("apply",
            [](const kept_preconditioner& kept, const block_array& v) {
              const const_block in = as_block(v, v.shape(0), "v");

@@ -163,14 +163,20 @@ void weighted_gram(const Matrix& x, bool intercept, const double* root, const do
     const index blocks = std::clamp<index>(n / least_rows, 1, most_blocks);
     std::vector<double> partial(static_cast<std::size_t>((blocks - 1) * q * q));
     poll_interrupt();
-    parallel_for(blocks, n_threads, [&](index b, int) {
+    // A body must not throw: what it needs is allocated before.
+    const index most = (n + blocks - 1) / blocks;
+    std::vector<gram_panel<T>> panels;
+    for (index t = 0; t < std::min<index>(n_threads, blocks); ++t)
+      panels.emplace_back(q, most, private_bytes);
+    std::vector<double> rows(panels.size() * static_cast<std::size_t>(p));
+    parallel_for(blocks, n_threads, [&](index b, int slot) {
       const index from = b * n / blocks, to = (b + 1) * n / blocks;
-      gram_panel<T> panel(q, to - from, private_bytes);
-      std::vector<double> row(static_cast<std::size_t>(p));
+      gram_panel<T>& panel = panels[static_cast<std::size_t>(slot)];
+      double* row = rows.data() + slot * p;
       double* sum = b == 0 ? out : partial.data() + (b - 1) * q * q;
       for (index begin = from; begin < to; begin += panel.depth()) {
         const index end = std::min(begin + panel.depth(), to);
-        pack_rows(x, intercept, root, scale, begin, end, panel, 0, row.data());
+        pack_rows(x, intercept, root, scale, begin, end, panel, 0, row);
         panel.add_to(sum, end - begin, 1);
       }
     });

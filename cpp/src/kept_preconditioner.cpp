@@ -88,7 +88,8 @@ kept_preconditioner::choice kept_preconditioner::first(const sampled_hessian& at
   }
   // What has been spent so far would have paid for a better one: more is to come.
   const sketch_plan lasting = best_sketch(shape, lasting_nats);
-  const bool pays = lasting.rows > (sketch_ ? plan_.rows : 0) && spent_ >= lasting.setup;
+  const bool pays =
+      lasting_ && lasting.rows > (sketch_ ? plan_.rows : 0) && spent_ >= lasting.setup;
   if (sketch_) {
     if (worn_ && curvature_ != at.curvature_id()) curvature_ = 0;  // build it anew
     worn_ = false;

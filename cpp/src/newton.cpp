@@ -103,7 +103,7 @@ train_report newton(const Objective& f, double* theta, const double* lam,
   if (!finite(*at)) return finish(train_status::non_finite);
 
   bool direct = options.method == train_method::direct;
-  kept_preconditioner own(preconditioning::automatic, 0);
+  kept_preconditioner own(preconditioning::automatic, 0, 0, true);
   kept_preconditioner& kept = options.kept ? *options.kept : own;
   if (options.method == train_method::automatic)
     direct = !at->hess().sampled() || direct_training(at->hess().sampled()->shape());
@@ -156,7 +156,11 @@ train_report newton(const Objective& f, double* theta, const double* lam,
     if (options.tol > 0.0 || !undamped) continue;
     // What the step was off by must be as small as what Newton's method leaves.
     const bool solved = direct || rtol * moved <= 1e-12 * size;
-    if (length == 1.0 && moved <= 1e-6 * size && solved) return finish(train_status::converged);
+    // The columns of X, and with them θ, may be of very different scale: the predicted decrease has
+    // none. (f of a callable may be zero at its minimum.)
+    const bool small = moved <= 1e-6 * size &&
+                       (at->hess().sampled() == nullptr || -slope <= 1e-11 * std::abs(at->fun()));
+    if (length == 1.0 && small && solved) return finish(train_status::converged);
     if (-slope <= noise && progress > 0.5) return finish(train_status::converged);
   }
 }

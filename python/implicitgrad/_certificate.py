@@ -98,7 +98,7 @@ def certify(
     for step in range(polish_steps + 1):
         allowed = goal.allowed(point, q, grad)
         answer = partial(Certified, point, q, grad, allowed)
-        s_norm, theta_norm = norm(s), norm(point.theta)
+        s_norm = norm(s)
         # A step below θ's own rounding leads nowhere new, unless H is so ill-conditioned that even θ's
         # rounding shows.
         stays = s_norm == 0 or (well_conditioned and negligible(s, point.theta))
@@ -128,7 +128,7 @@ def certify(
 
         # Newton's method contracts quadratically near θ⋆; a step this small relative to θ is near,
         # and the ratio of two gradients at rounding level would say nothing.
-        far = s_norm > CONVERGED * theta_norm
+        far = not converged(s, point.theta, solver)
         contraction = 0.0
         if far:
             contraction = max(there.stationarity / point.stationarity, norm(s_next) / s_norm)
@@ -208,6 +208,16 @@ def linear_part(
     return Linear(q, grad, solution.residual[0], error, nhev)
 
 
+def converged(s: np.ndarray, theta: np.ndarray, solver: Any) -> bool:
+    """Whether a Newton step is nothing beside θ, in coordinates of which H has a unit diagonal: where
+    columns of X are of very different scale, those of θ are too, and plain norms see only some."""
+    diagonal = solver.diagonal
+    if diagonal is not None and diagonal.max() > 0 and np.isfinite(diagonal).all():
+        scale = np.sqrt(np.maximum(diagonal, 0.0) / diagonal.max())
+        s, theta = scale * s, scale * theta
+    return bool(norm(s) <= CONVERGED * norm(theta))
+
+
 def screen(
     problem: Any, lam: np.ndarray, point: Any, linear: Linear, goal: Goal, solver: Any
 ) -> Certified | None:
@@ -228,7 +238,7 @@ def screen(
         done = _settled(point, linear, goal, inner_limit(point, linear.q, least, energy), 0)
     if done is None and solver.strong:
         s = solver.precondition(point.gradient)  # as good as H⁻¹∇f to tell that θ has converged
-        if norm(s) <= CONVERGED * norm(point.theta):
+        if converged(s, point.theta, solver):
             there = problem.beside(point.theta - s, lam)
             done = screen_step(point, there, linear, s, goal, solver)
     return done
@@ -246,7 +256,7 @@ def screen_step(
         return None
     # What s misses must be a small part of it in energy as well. Where s is small, the gradient
     # there is at rounding level and says nothing.
-    far = norm(s) > CONVERGED * norm(point.theta)
+    far = not converged(s, point.theta, solver)
     if far and not solver.energy(there.gradient) <= 0.1 * math.sqrt(max(s @ point.gradient, 0.0)):
         return None
     rho = there.b - point.b - (there.hess.apply(linear.q) - point.hess.apply(linear.q))

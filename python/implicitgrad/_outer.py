@@ -107,7 +107,7 @@ class HyperObjective:
         self.training: OptimizeResult | None = None
         self._adjoint: np.ndarray | None = None
         self._lam: np.ndarray | None = None
-        self._kept = _core.KeptPreconditioner("auto", 0)
+        self._kept = _core.KeptPreconditioner("auto", 0, lasting=True)
 
     def __call__(self, lam: Any) -> tuple[float, np.ndarray]:
         """(h(λ), dh/dλ), shapes () and (n_lam,)."""

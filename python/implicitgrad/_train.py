@@ -97,7 +97,7 @@ def solve(
 
         core, hyper = _core.CallbackObjective(at, theta0.size), lam[:0]
     if native and kept is None:
-        kept = _core.KeptPreconditioner("auto", 0)
+        kept = _core.KeptPreconditioner("auto", 0, lasting=True)
     theta, report = _core.train(core, theta0, hyper, tol or 0.0, maxiter, direct, kept)
     if native:
         f._passed(report.status != "non_finite")

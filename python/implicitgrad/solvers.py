@@ -161,16 +161,17 @@ class CG:
     def setup(self, hess: Any) -> int:
         """Prepare for this Hessian; returns the number of products that took."""
         given = self.preconditioner
+        named = given if isinstance(given, str) else None
         self._hess = hess
         self._m: Any = None
         self._kept: Any = None
         self._least = math.inf
         self._maxiter = self.maxiter or max(100, min(10 * hess.size, 20_000))
-        if isinstance(self.at, NativeLinearization) and hess.rows_can_be_sampled and given in KEPT:
-            self._kept = self.at.preconditioner(given, self.seed)
+        if isinstance(self.at, NativeLinearization) and hess.rows_can_be_sampled and named in KEPT:
+            self._kept = self.at.preconditioner(named, self.seed)
             self._kept.prepare(hess, NATS)
             return 0
-        if given in ("sketch", "gram"):
+        if named in ("sketch", "gram"):
             raise ValueError(
                 f"preconditioner = {given!r} needs one of the library's objectives, undamped"
             )

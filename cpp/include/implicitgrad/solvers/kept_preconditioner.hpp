@@ -39,8 +39,11 @@ enum class preconditioning { automatic, jacobi, sketch, exact };
 class kept_preconditioner {
  public:
   /// rows > 0 fixes the sketch's number of rows, whatever that costs; nothing better is then tried.
-  explicit kept_preconditioner(preconditioning kind, std::uint64_t seed, index rows = 0)
-      : kind_(kind), seed_(seed), fixed_rows_(rows) {}
+  /// `lasting`: many solves are to come, as in a training, and what they cost may pay for a better
+  /// one than any of them would on its own.
+  explicit kept_preconditioner(preconditioning kind, std::uint64_t seed, index rows = 0,
+                               bool lasting = false)
+      : kind_(kind), seed_(seed), fixed_rows_(rows), lasting_(lasting) {}
 
   /// CG on hess(), with the preconditioner at hand or a new one; restarts from x with a better one
   /// where the iterations run out of proportion. As cg() in all else.
@@ -73,6 +76,7 @@ class kept_preconditioner {
 
   const preconditioning kind_;
   const std::uint64_t seed_;
+  const bool lasting_;
   const index fixed_rows_;
   mutable std::mutex mutex_;
   std::shared_ptr<const Operator> inverse_;  // in use
