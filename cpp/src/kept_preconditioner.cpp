@@ -9,7 +9,7 @@ namespace implicitgrad {
 
 namespace {
 
-// No rate of convergence is believed before this many iterations, or a quarter of what the
+// No rate of convergence is believed before this many iterations, or an eighth of what the
 // alternative would cost: CG may be slow to start.
 constexpr double least_iterations = 3.0;
 // What the solves of a training, or of some steps in λ, gain together.
@@ -150,7 +150,7 @@ solve_report kept_preconditioner::solve(const sampled_hessian& at, const_block b
         if (iteration == 1) start = residual;
         if (iteration < (with.sketched ? static_cast<index>(1.5 * with.expected) + 2 : 0) ||
             static_cast<double>(iteration) <
-                std::max(least_iterations, with.alternative / (4.0 * with.each)))
+                std::max(least_iterations, with.alternative / (8.0 * with.each)))
           return false;
         const double gained = std::log(start / residual) / static_cast<double>(iteration - 1);
         nats = std::max(std::log(residual / tightest), 1.0);
