@@ -81,12 +81,12 @@ def matrix(X: Any, n_threads: int) -> tuple[Any, Any, bool]:
         raise ValueError(f"X is empty: it has shape {array.shape}")
     if array.dtype not in (np.float64, np.float32) or not array.dtype.isnative:
         array = np.asarray(array, dtype=np.float64)
-    if not _is_blas_layout(array):
+    if not _can_be_borrowed(array):
         array = np.ascontiguousarray(array)
     return _core.dense_matrix(array), array, False
 
 
-def _is_blas_layout(array: np.ndarray) -> bool:
+def _can_be_borrowed(array: np.ndarray) -> bool:
     """One dimension contiguous, the other with a stride that is at least as long."""
     item, aligned = array.itemsize, array.flags.aligned
     for inner, outer in ((1, 0), (0, 1)):
