@@ -7,8 +7,8 @@
 //
 // Quality: m rows of a data set without outliers leave eigenvalues of about (1 ± √(p/m))² in the
 // preconditioned Hessian (fewer rows do where the penalty dominates), so that CG gains a factor of
-// about √(m/p) an iteration (J. Tropp, "Improved analysis of the subsampled randomized Hadamard
-// transform", 2011, for what a uniform sample of rows can and cannot do).
+// about √(m/p) an iteration (J. Tropp, "User-friendly tail bounds for sums of random matrices",
+// Found. Comput. Math. 12, 2012, bounds how far such a sample can be off).
 #pragma once
 
 #include <cstdint>
@@ -67,7 +67,8 @@ class row_sketch : public Operator {
   std::vector<double> gram_;      // diag(scale) AᵀA diag(scale), lower triangle (primal)
   bool in_double_ = false;        // precision of gram_
   std::vector<double> strength_;  // with the intercept's
-  std::vector<double> balance_;   // powers of two: the factor is that of diag(balance) (…)
+  std::vector<double>
+      balance_;  // powers of two: rows and columns are scaled by it before factoring
   std::vector<double> factor_;
   double curvature_min_ = 0.0, curvature_max_ = 0.0;
 };
