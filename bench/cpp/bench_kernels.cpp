@@ -73,9 +73,9 @@ template <class T>
 std::shared_ptr<const implicitgrad::linear_model> make_model(const problem<T>& p, int threads) {
   std::vector<index> group(static_cast<std::size_t>(p.size.cols));
   for (index j = 0; j < p.size.cols; ++j) group[j] = j;
-  return std::make_shared<implicitgrad::linear_model>(
-      p.x, p.y, std::vector<double>{}, "logistic",
-      implicitgrad::penalty{0.0, p.size.cols, std::move(group)}, false, threads);
+  return implicitgrad::make_linear_model(p.x, p.y, std::vector<double>{}, "logistic",
+                                         implicitgrad::penalty{0.0, p.size.cols, std::move(group)},
+                                         false, threads);
 }
 
 template <class T>
@@ -107,7 +107,8 @@ void weighted_squares(benchmark::State& state, shape s, layout order, int thread
   const std::vector<double> d(static_cast<std::size_t>(s.rows), 0.25);
   std::vector<double> out(static_cast<std::size_t>(s.cols));
   alternate(state, p, threads, 3.0 * static_cast<double>(s.rows * s.cols), [&] {
-    implicitgrad::weighted_squares(*p.x, false, d.data(), out.data(), threads);
+    implicitgrad::weighted_squares(*p.x, false, {d.data(), s.rows, 1}, {out.data(), s.cols, 1},
+                                   threads);
     benchmark::DoNotOptimize(out.data());
   });
 }

@@ -38,7 +38,7 @@ void measure_product(const problem<T>& p, index k) {
   std::vector<double> v(static_cast<std::size_t>(p.size.cols * k)), out(v.size());
   for (std::size_t i = 0; i < v.size(); ++i) v[i] = noise(static_cast<index>(i) + 11);
   measure(p, "sandwich", k, [&] {
-    sandwich(*p.x, false, {d.data(), p.size.rows, k}, {v.data(), p.size.cols, k},
+    sandwich(*p.x, false, {d.data(), p.size.rows, k}, 1, {v.data(), p.size.cols, k},
              {out.data(), p.size.cols, k}, threads);
     benchmark::DoNotOptimize(out.data());
   });
@@ -52,8 +52,8 @@ void measure_shape(shape s, layout order) {
   const problem<T> p(s, order);
   for (const index k : {1, 2, 3, 4, 5, 8})
     if (k == 1 || s.cols == 1000) measure_product(p, k);
-  const auto model = std::make_shared<linear_model>(p.x, p.y, std::vector<double>{}, "logistic",
-                                                    penalty{}, false, threads);
+  const auto model =
+      make_linear_model(p.x, p.y, std::vector<double>{}, "logistic", penalty{}, false, threads);
   measure(p, "linearize", 1,
           [&] { benchmark::DoNotOptimize(model->linearize(p.theta.data(), nullptr)); });
 }

@@ -45,8 +45,8 @@ inline py::array_t<double> copy_vector(const std::vector<double>& v) {
   return py::array_t<double>(static_cast<py::ssize_t>(v.size()), v.data());
 }
 
-inline std::vector<double> to_vector(const block_array& a, const char* name) {
-  require(a.ndim() == 1, std::string(name) + " must be one-dimensional");
+/// The entries, column after column.
+inline std::vector<double> to_vector(const block_array& a) {
   return {a.data(), a.data() + a.size()};
 }
 

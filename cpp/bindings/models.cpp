@@ -1,4 +1,6 @@
 // Linear models and their linearisations.
+#include <pybind11/stl.h>
+
 #include <memory>
 #include <string>
 #include <utility>
@@ -42,28 +44,68 @@ block_array cross_transpose(const linearization& at, const block_array& q) {
   return out;
 }
 
+/// H ⪰ diag of these, one an entry of θ; infinite for intercepts, of which nothing is known.
+py::array_t<double> strength(const linearization& at) {
+  const auto size = static_cast<index>(at.jac().size()),
+             p = static_cast<index>(at.strength().size());
+  const index q = at.shape().size;
+  py::array_t<double> out(size);
+  for (index i = 0; i < size; ++i)
+    out.mutable_data()[i] = i % q < p ? at.strength()[static_cast<std::size_t>(i % q)] : HUGE_VAL;
+  return out;
+}
+
 }  // namespace
 
 void register_models(py::module_& m) {
   py::class_<Objective, std::shared_ptr<Objective>>(m, "NativeObjective")
       .def_property_readonly("n_theta", &Objective::n_theta)
       .def_property_readonly("n_lam", &Objective::n_lam);
+  using labels = py::array_t<index, py::array::c_style | py::array::forcecast>;
+  const auto to_penalty = [](double fixed, index n_groups, const labels& group) {
+    return penalty{fixed, n_groups, {group.data(), group.data() + group.size()}};
+  };
+  py::class_<gram_sums, std::shared_ptr<gram_sums>>(m, "GramSums")
+      .def(py::init([](std::shared_ptr<Matrix> x, bool intercept, const block_array& y,
+                       const block_array& weights, const labels& rows, int n_threads) {
+             const std::vector<index> chosen(rows.data(), rows.data() + rows.size());
+             const std::vector<double> targets = to_vector(y), w = to_vector(weights);
+             py::gil_scoped_release release;
+             return std::make_shared<gram_sums>(
+                 sum_gram(x, intercept, targets, w, chosen, n_threads));
+           }),
+           py::arg("x"), py::arg("intercept"), py::arg("y"), py::arg("weights"), py::arg("rows"),
+           py::arg("n_threads"))
+      .def("minus", [](const gram_sums& all, const gram_sums& some) {
+        py::gil_scoped_release release;
+        return std::make_shared<gram_sums>(subtract(all, some));
+      });
+
   py::class_<linear_model, Objective, std::shared_ptr<linear_model>>(m, "LinearModel")
-      .def(py::init([](std::shared_ptr<Matrix> x, const block_array& y, const block_array& weights,
-                       std::string loss, double fixed, index n_groups,
-                       const py::array_t<index, py::array::c_style | py::array::forcecast>& group,
-                       bool intercept, int n_threads) {
-             penalty pen{fixed, n_groups, {group.data(), group.data() + group.size()}};
-             return std::make_shared<linear_model>(
-                 std::move(x), to_vector(y, "y"), to_vector(weights, "sample_weight"),
-                 std::move(loss), std::move(pen), intercept, n_threads);
+      .def(py::init([to_penalty](std::shared_ptr<Matrix> x, const block_array& y,
+                                 const block_array& weights, std::string loss, double fixed,
+                                 index n_groups, const labels& group, bool intercept,
+                                 int n_threads) {
+             return make_linear_model(std::move(x), to_vector(y), to_vector(weights),
+                                      std::move(loss), to_penalty(fixed, n_groups, group),
+                                      intercept, n_threads);
            }),
            py::arg("x"), py::arg("y"), py::arg("weights"), py::arg("loss"), py::arg("fixed"),
            py::arg("n_groups"), py::arg("group"), py::arg("intercept"), py::arg("n_threads"))
+      .def_static(
+          "of_grams",
+          [to_penalty](const std::vector<std::shared_ptr<gram_sums>>& folds, index target,
+                       double fixed, index n_groups, const labels& group, int n_threads) {
+            auto data = make_gram_term({folds.begin(), folds.end()}, target, n_threads);
+            return std::make_shared<linear_model>(std::move(data),
+                                                  to_penalty(fixed, n_groups, group));
+          },
+          py::arg("folds"), py::arg("target"), py::arg("fixed"), py::arg("n_groups"),
+          py::arg("group"), py::arg("n_threads"))
       .def("linearize", &linearize)
       .def("smooth", [](const linear_model& f) {
         py::gil_scoped_release release;
-        const smoothness& s = f.smooth();
+        const smoothness& s = f.data().smooth();
         return std::isfinite(s.hess) && std::isfinite(s.third);
       });
 
@@ -79,8 +121,9 @@ void register_models(py::module_& m) {
                                return std::shared_ptr<Operator>(at,
                                                                 const_cast<Operator*>(&at->hess()));
                              })
-      .def_property_readonly("strength",
-                             [](const linearization& at) { return copy_vector(at.strength()); })
+      .def_property_readonly("values",
+                             [](const linearization& at) { return copy_vector(at.values()); })
+      .def_property_readonly("strength", &strength)
       .def("costs",
            [](const linearization& at, double nats) {
              const problem_shape shape = at.shape();

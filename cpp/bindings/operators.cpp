@@ -47,13 +47,21 @@ block_array apply(const Operator& a, const block_array& v) {
 }
 
 block_array dense(const Operator& a) {
-  const index n = a.size();
+  const index n = a.size(), q = a.order();
+  const auto [count, repeat] = a.blocks();
+  std::vector<double> blocks(static_cast<std::size_t>(count * q * q));
+  {
+    py::gil_scoped_release release;
+    a.dense(blocks.data());
+  }
   block_array out({n, n});
-  double* data = out.mutable_data();
-  py::gil_scoped_release release;
-  a.dense(data);
-  for (index j = 0; j < n; ++j)
-    for (index i = j + 1; i < n; ++i) data[i * n + j] = data[j * n + i];
+  std::fill_n(out.mutable_data(), n * n, 0.0);
+  for (index b = 0; b < count * repeat; ++b) {
+    double* corner = out.mutable_data() + b * q * n + b * q;
+    const double* from = blocks.data() + b / repeat * q * q;
+    for (index j = 0; j < q; ++j)
+      for (index i = j; i < q; ++i) corner[j * n + i] = corner[i * n + j] = from[j * q + i];
+  }
   return out;
 }
 
@@ -96,7 +104,7 @@ void register_operators(py::module_& m) {
   py::class_<cholesky_factor, Operator, std::shared_ptr<cholesky_factor>>(m, "CholeskyFactor")
       .def(py::init([](const Operator& a) {
         py::gil_scoped_release release;
-        return std::make_shared<cholesky_factor>(a);
+        return std::const_pointer_cast<cholesky_factor>(a.factor());
       }))
       .def_property_readonly("verdict",
                              [](const cholesky_factor& f) { return name_of(f.verdict()); })

@@ -53,12 +53,11 @@ bool factorise(index n, const std::vector<double>& a, double shift, std::vector<
 
 }  // namespace
 
-cholesky_factor::cholesky_factor(const Operator& a)
-    : n_(checked(a.size())),
-      n_threads_(a.n_threads()),
-      dense_(static_cast<std::size_t>(n_ * n_)),
-      scale_(static_cast<std::size_t>(n_)) {
-  a.dense(dense_.data());
+factored_block::factored_block(index n, const double* lower, int n_threads)
+    : n_(n),
+      n_threads_(n_threads),
+      dense_(lower, lower + n * n),
+      scale_(static_cast<std::size_t>(n)) {
   for (index i = 0; i < n_; ++i) diagonal_.push_back(dense_[i * n_ + i]);
 
   curvature_max_ = dominant_eigenvalue(0.0);
@@ -110,7 +109,7 @@ cholesky_factor::cholesky_factor(const Operator& a)
 }
 
 /// A start for the power methods: fixed, and with no symmetry.
-std::vector<double> cholesky_factor::start() const {
+std::vector<double> factored_block::start() const {
   std::vector<double> v;
   for (index i = 0; i < n_; ++i)
     v.push_back(1.0 + 0.5 * std::sin(1.7 * static_cast<double>(i + 1)));
@@ -118,7 +117,7 @@ std::vector<double> cholesky_factor::start() const {
 }
 
 /// The eigenvalue farthest from μ, by the power method on A − μI.
-double cholesky_factor::dominant_eigenvalue(double mu) const {
+double factored_block::dominant_eigenvalue(double mu) const {
   std::vector<double> v = start(), w(v.size());
   double estimate = 0.0;
   for (int step = 0; step < power_steps; ++step) {
@@ -136,7 +135,7 @@ double cholesky_factor::dominant_eigenvalue(double mu) const {
 }
 
 /// By inverse iteration, of A or of the scaled matrix.
-double cholesky_factor::smallest_eigenvalue(bool unscaled) const {
+double factored_block::smallest_eigenvalue(bool unscaled) const {
   std::vector<double> v = start(), w(v.size());
   double estimate = 0.0;
   for (int step = 0; step < power_steps; ++step) {
@@ -154,7 +153,7 @@ double cholesky_factor::smallest_eigenvalue(bool unscaled) const {
 
 /// The least Rayleigh quotient of A met on the way to a direction where it is negative, where
 /// inverse iteration with the shifted factor leads.
-double cholesky_factor::negative_rayleigh() const {
+double factored_block::negative_rayleigh() const {
   std::vector<double> v = start(), w(v.size());
   double least = 0.0;
   for (int step = 0; step < 4 * power_steps; ++step) {
@@ -168,7 +167,7 @@ double cholesky_factor::negative_rayleigh() const {
   return least;
 }
 
-double cholesky_factor::proven_minimum(double slack) const {
+double factored_block::proven_minimum(double slack) const {
   if (verdict_ != definiteness::positive) return 0.0;
   double trace = 0.0;
   for (const double d : diagonal_) trace += d;
@@ -182,7 +181,7 @@ double cholesky_factor::proven_minimum(double slack) const {
   return 0.0;
 }
 
-void cholesky_factor::solve(double* v, index columns, bool unscaled) const {
+void factored_block::solve(double* v, index columns, bool unscaled) const {
   const auto rescale = [&] {
     if (!unscaled) return;
     for (index c = 0; c < columns; ++c)
@@ -193,9 +192,59 @@ void cholesky_factor::solve(double* v, index columns, bool unscaled) const {
   rescale();
 }
 
+cholesky_factor::cholesky_factor(const Operator& a) : size_(a.size()), repeat_(a.blocks().repeat) {
+  const index q = checked(a.order()), count = a.blocks().count;
+  std::vector<double> dense(static_cast<std::size_t>(count * q * q));
+  a.dense(dense.data());
+  blocks_.reserve(static_cast<std::size_t>(count));
+  for (index b = 0; b < count; ++b)
+    blocks_.emplace_back(q, dense.data() + b * q * q, a.n_threads());
+}
+
 void cholesky_factor::apply(const_block v, block out) const {
+  const index stretch = size_ / static_cast<index>(blocks_.size());
   std::copy_n(v.data, v.size(), out.data);
-  solve(out.data, v.cols, true);
+  for (index c = 0; c < v.cols; ++c)
+    for (std::size_t b = 0; b < blocks_.size(); ++b)
+      blocks_[b].solve(out.col(c) + static_cast<index>(b) * stretch, repeat_);
+}
+
+definiteness cholesky_factor::verdict() const {
+  definiteness worst = definiteness::positive;
+  for (const factored_block& one : blocks_) worst = std::max(worst, one.verdict());
+  return worst;
+}
+
+double cholesky_factor::curvature_min() const {
+  double least = blocks_.front().curvature_min();
+  for (const factored_block& one : blocks_) least = std::min(least, one.curvature_min());
+  return least;
+}
+
+double cholesky_factor::curvature_max() const {
+  double most = blocks_.front().curvature_max();
+  for (const factored_block& one : blocks_)
+    if (!(one.curvature_max() <= most)) most = one.curvature_max();
+  return most;
+}
+
+std::vector<double> cholesky_factor::matrix_diagonal() const {
+  std::vector<double> diagonal;
+  diagonal.reserve(static_cast<std::size_t>(size_));
+  for (const factored_block& one : blocks_)
+    for (index r = 0; r < repeat_; ++r)
+      diagonal.insert(diagonal.end(), one.matrix_diagonal().begin(), one.matrix_diagonal().end());
+  return diagonal;
+}
+
+double cholesky_factor::proven_minimum(double slack) const {
+  double least = HUGE_VAL;
+  for (const factored_block& one : blocks_) least = std::min(least, one.proven_minimum(slack));
+  return least;
+}
+
+std::shared_ptr<const cholesky_factor> Operator::factor() const {
+  return std::make_shared<const cholesky_factor>(*this);
 }
 
 }  // namespace implicitgrad

@@ -13,6 +13,7 @@ constexpr double single_flops = 2.2e11, double_flops = 1.15e11;  // of the Gram 
 constexpr double factor_flops = 6e10;                            // of Cholesky's
 constexpr double jump = 1.25e-9;   // to an entry in cache, and a product: measured 0.7 to 1.25
 constexpr double start_up = 3e-6;  // of a pass or a factorisation
+constexpr double further = 0.08;   // of a pass: what each further vector adds to it, as measured
 // A factor of a larger order than this is not formed: it takes more memory than it saves time.
 constexpr index largest_order = 8192;
 
@@ -30,7 +31,10 @@ double cube(index q) {
 
 namespace cost {
 
-double product(const problem_shape& shape) { return start_up + shape.bytes / bytes_per_second; }
+double product(const problem_shape& shape) {
+  const double vectors = 1.0 + further * static_cast<double>(shape.models - 1);
+  return start_up + vectors * shape.bytes / bytes_per_second;
+}
 
 bool by_outer_products(const problem_shape& shape) {
   const auto p = static_cast<double>(shape.size);
@@ -60,20 +64,26 @@ sketch_plan sketch_of(const problem_shape& shape, index m, double nats) {
   if (std::min(plan.rows, p) > largest_order) return {};
   const auto share = static_cast<double>(plan.rows) / static_cast<double>(n);
   const double pass = cost::product(shape);
+  const auto models = static_cast<double>(shape.models);
   if (plan.rows < p) {
     const auto rows = static_cast<double>(plan.rows);
     // Columns are packed across rows, and a solve sweeps X once more for want of its own kernels:
     // both as measured.
     plan.setup = 1.5 * rows * rows * static_cast<double>(p) / rate(single_flops, plan.rows) +
                  cost::factor(plan.rows);
-    plan.each = pass * (1.0 + 3.0 * share) + cost::solve(plan.rows);
+    plan.each = pass * (1.0 + 3.0 * share) + models * cost::solve(plan.rows);
   } else {
     plan.setup = cost::gram(shape, plan.rows, true) + cost::factor(p);
-    plan.each = pass + cost::solve(p);
+    plan.each = pass + models * cost::solve(p);
   }
   // Sampled without replacement, m rows leave a relative error of √(p/m · (1 − m/n)); all of them
   // leave the rounding of single precision.
-  const double left = static_cast<double>(p) / static_cast<double>(plan.rows) * (1.0 - share);
+  // One sketch serves all folds, each of which is a sample itself, for want of the rows it leaves
+  // out.
+  double left = static_cast<double>(p) / static_cast<double>(plan.rows) * (1.0 - share);
+  if (shape.folds > 1)
+    left +=
+        static_cast<double>(p) / (static_cast<double>(n) * static_cast<double>(shape.folds - 1));
   plan.nats = std::clamp(-0.5 * std::log(std::max(left, 1e-8)), 0.1, 8.0);
   plan.total = plan.setup + (std::ceil(nats / plan.nats) + 1.0) * plan.each;
   return plan;
@@ -90,7 +100,8 @@ sketch_plan best_sketch(const problem_shape& shape, double nats) {
 
 double direct(const problem_shape& shape) {
   if (shape.size > largest_order) return HUGE_VAL;
-  return cost::gram(shape, shape.rows, false) + cost::factor(shape.size) +
+  const double gram = shape.gram_is_known ? 0.0 : cost::gram(shape, shape.rows, false);
+  return static_cast<double>(shape.folds) * (gram + cost::factor(shape.size)) +
          3.0 * cost::product(shape);
 }
 

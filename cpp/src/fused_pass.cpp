@@ -41,14 +41,14 @@ void Matrix::pass(index begin, index end, const double* v, index ld, index k, ro
 
 namespace {
 
-/// W = D ∘ Z, column c of Z with column c mod m of D.
+/// W = D ∘ Z, column c of Z with column (c / repeat) mod m of D.
 struct weighing {
   const_block d;
-  index k;
+  index repeat, k;
 
   void operator()(index begin, index count, index, double* z, index ldz) const {
     for (index c = 0; c < k; ++c) {
-      const double* weight = d.col(c % d.cols) + begin;
+      const double* weight = d.col(c / repeat % d.cols) + begin;
       for (index i = 0; i < count; ++i) z[c * ldz + i] *= weight[i];
     }
   }
@@ -57,9 +57,9 @@ struct weighing {
 
 }  // namespace
 
-void sandwich(const Matrix& x, bool intercept, const_block d, const_block v, block out,
-              int n_threads) {
-  fused_pass(x, intercept, v, weighing{d, v.cols}, out, n_threads);
+void sandwich(const Matrix& x, bool intercept, const_block d, index repeat, const_block v,
+              block out, int n_threads) {
+  fused_pass(x, intercept, v, weighing{d, repeat, v.cols}, out, n_threads);
 }
 
 bool all_finite(const Matrix& x, int n_threads) {
@@ -78,19 +78,22 @@ bool all_finite(const Matrix& x, int n_threads) {
 namespace {
 
 /// weighted_squares where tiles of columns keep no partial sums.
-void tiled_squares(const Matrix& x, bool intercept, const double* d, double* out, int n_threads) {
+void tiled_squares(const Matrix& x, bool intercept, const_block d, block out, int n_threads) {
   const row_blocks blocks = x.blocks(1);
   const index tiles = x.cut_columns(n_threads);
-  std::fill_n(out, x.cols(), 0.0);
+  std::fill_n(out.data, out.size(), 0.0);
   for (index first = 0; first < blocks.count(); first += detail::chunk_blocks) {
     poll_interrupt();
     const index last = std::min(first + detail::chunk_blocks, blocks.count()) - 1;
     const index begin = blocks.begin(first), end = blocks.end(last);
-    parallel_for(tiles, n_threads, [&](index t, int) {
-      x.accumulate_squares_tile(t, tiles, begin, end, d + begin, out);
-    });
+    for (index c = 0; c < d.cols; ++c)
+      parallel_for(tiles, n_threads, [&](index t, int) {
+        x.accumulate_squares_tile(t, tiles, begin, end, d.col(c) + begin, out.col(c));
+      });
   }
-  if (intercept) out[x.cols()] = std::accumulate(d, d + x.rows(), 0.0);
+  if (intercept)
+    for (index c = 0; c < d.cols; ++c)
+      out.col(c)[x.cols()] = std::accumulate(d.col(c), d.col(c) + x.rows(), 0.0);
 }
 
 }  // namespace
@@ -122,26 +125,30 @@ void outer_gram(const Matrix& x, bool intercept, const double* d, double* out, i
   for (index j = 0; j < ld; ++j) out[j * ld + p] = row[j];
 }
 
-void weighted_squares(const Matrix& x, bool intercept, const double* d, double* out,
-                      int n_threads) {
-  const index p = x.cols(), size = p + (intercept ? 1 : 0);
+void weighted_squares(const Matrix& x, bool intercept, const_block d, block out, int n_threads) {
   if (x.owns_columns(1)) return tiled_squares(x, intercept, d, out, n_threads);
+  const index p = x.cols(), panel = d.cols == 1 ? x.rows() : x.panel_rows();
   const row_blocks blocks = x.blocks(1);
-  const index live = std::min(blocks.count(), max_live_blocks);
-  std::vector<double> partial(static_cast<std::size_t>(live * size));
-  std::fill_n(out, size, 0.0);
+  const index live = std::min(blocks.count(), live_blocks(out.size()));
+  std::vector<double> partial(static_cast<std::size_t>(live * out.size()));
+  std::fill_n(out.data, out.size(), 0.0);
   for (index first = 0; first < blocks.count(); first += live) {
     poll_interrupt();
     const index group = std::min(live, blocks.count() - first);
     std::fill(partial.begin(), partial.end(), 0.0);
     parallel_for(group, n_threads, [&](index i, int) {
-      const index begin = blocks.begin(first + i), end = blocks.end(first + i);
-      double* sum = partial.data() + i * size;
-      x.accumulate_squares(begin, end, d + begin, sum);
-      if (intercept)
-        for (index r = begin; r < end; ++r) sum[p] += d[r];
+      const index last = blocks.end(first + i);
+      for (index begin = blocks.begin(first + i); begin < last; begin += panel) {
+        const index end = std::min(last, begin + panel);
+        for (index c = 0; c < d.cols; ++c) {
+          double* sum = partial.data() + i * out.size() + c * out.rows;
+          x.accumulate_squares(begin, end, d.col(c) + begin, sum);
+          if (intercept)
+            for (index r = begin; r < end; ++r) sum[p] += d.col(c)[r];
+        }
+      }
     });
-    detail::reduce_in_order(partial.data(), group, size, out, n_threads);
+    detail::reduce_in_order(partial.data(), group, out.size(), out.data, n_threads);
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "implicitgrad/solvers/block_cg.hpp"
 
@@ -14,6 +15,27 @@ namespace {
 constexpr double least_iterations = 3.0;
 // What the solves of a training, or of some steps in λ, gain together.
 constexpr double lasting_nats = 60.0;
+
+/// What serves one model, for each of several.
+class for_each_model : public Operator {
+ public:
+  for_each_model(std::shared_ptr<const Operator> one, index models)
+      : one_(std::move(one)), models_(models) {}
+  index size() const override { return one_->size() * models_; }
+  void apply(const_block v, block out) const override {
+    one_->apply({v.data, one_->size(), v.cols * models_},
+                {out.data, one_->size(), v.cols * models_});
+  }
+
+ private:
+  std::shared_ptr<const Operator> one_;
+  index models_;
+};
+
+std::shared_ptr<const Operator> for_models(std::shared_ptr<const Operator> one, index models) {
+  if (models == 1) return one;
+  return std::make_shared<for_each_model>(std::move(one), models);
+}
 
 }  // namespace
 
@@ -107,7 +129,7 @@ index kept_preconditioner::prepare(const sampled_hessian& at, double nats) {
   choice with = first(at, nats);
   {
     const std::lock_guard lock(mutex_);
-    inverse_ = std::move(with.inverse);
+    inverse_ = for_models(std::move(with.inverse), at.shape().models);
   }
   return rows();
 }
@@ -157,7 +179,8 @@ solve_report kept_preconditioner::solve(const sampled_hessian& at, const_block b
         const double remaining = gained > 0.0 ? nats / gained * with.each : HUGE_VAL;
         return gave_up = remaining > with.alternative;
       };
-    const solve_report report = cg_for<host_space>(at.hess(), with.inverse.get(), b, x, warm, here);
+    const auto inverse = for_models(with.inverse, at.shape().models);
+    const solve_report report = cg_for<host_space>(at.hess(), inverse.get(), b, x, warm, here);
     total.follow(report);
     if (with.sketched) {
       const auto& sketch = static_cast<const row_sketch&>(*with.inverse);
@@ -168,7 +191,7 @@ solve_report kept_preconditioner::solve(const sampled_hessian& at, const_block b
       const std::lock_guard lock(mutex_);
       spent_ += static_cast<double>(report.iterations) * with.each;
       worn_ = static_cast<double>(report.iterations) > 1.5 * with.expected + 2.0;
-      inverse_ = with.inverse;
+      inverse_ = inverse;
     }
     if (with.sketched && report.status == solve_status::bad_preconditioner) {
       const std::lock_guard lock(mutex_);

@@ -56,10 +56,10 @@ direction newton_step(const std::shared_ptr<const Linearization>& at, double dam
   std::vector<double>& step = result.step;
   if (direct) {
     // Where H is not positive definite, the factor is that of a shifted H: a damped step.
-    const cholesky_factor factor(system);
+    const auto factor = system.factor();
     report.products += system.dense_products();
-    factor.apply(gradient, {step.data(), n, 1});
-    result.curvature = factor.curvature_max();
+    factor->apply(gradient, {step.data(), n, 1});
+    result.curvature = factor->curvature_max();
   } else {
     solve_options options{{rtol}, std::max<index>(100, 2 * n), {}};
     options.recompute = false;  // the next gradient shows what the step was worth

@@ -42,6 +42,10 @@ class random_source {
   std::uint64_t state_;
 };
 
+inline const_block column(const std::vector<double>& v) {
+  return {v.data(), static_cast<index>(v.size()), 1};
+}
+inline block column(std::vector<double>& v) { return {v.data(), static_cast<index>(v.size()), 1}; }
 inline const_block as_block(const std::vector<double>& v, index rows) {
   return {v.data(), rows, static_cast<index>(v.size()) / rows};
 }

@@ -85,7 +85,7 @@ TEST_CASE_TEMPLATE("the fused product, at any number of vectors and threads", P,
         const index size = x.p + (intercept ? 1 : 0);
         const std::vector<double> v = random.vector(size * k);
         std::vector<double> out(v.size(), nan);
-        sandwich(view, intercept, as_block(d, x.n), as_block(v, size), as_block(out, size), 1);
+        sandwich(view, intercept, as_block(d, x.n), 1, as_block(v, size), as_block(out, size), 1);
         rounding_check check;
         for (index c = 0; c < k; ++c) {
           std::vector<long double> want(size), scale(size);
@@ -107,7 +107,7 @@ TEST_CASE_TEMPLATE("the fused product, at any number of vectors and threads", P,
         CHECK(check.worst() <= 1.0);
         for (const int threads : {1, 2, 3}) {
           std::vector<double> again(v.size(), nan);
-          sandwich(view, intercept, as_block(d, x.n), as_block(v, size), as_block(again, size),
+          sandwich(view, intercept, as_block(d, x.n), 1, as_block(v, size), as_block(again, size),
                    threads);
           CAPTURE(threads);
           CHECK(same_bits(out, again));
@@ -123,7 +123,7 @@ TEST_CASE_TEMPLATE("squares, scaled copies and panels", P, ALL_TYPES) {
     for (const bool intercept : {false, true}) {
       const index size = x.p + (intercept ? 1 : 0);
       std::vector<double> squares(size, nan);
-      weighted_squares(view, intercept, d.data(), squares.data(), 1);
+      weighted_squares(view, intercept, column(d), column(squares), 1);
       rounding_check check;
       for (index j = 0; j < size; ++j) {
         long double want = 0, scale = 0;
@@ -136,7 +136,7 @@ TEST_CASE_TEMPLATE("squares, scaled copies and panels", P, ALL_TYPES) {
       CHECK(check.worst() <= 1.0);
       for (const int threads : {2, 3}) {
         std::vector<double> again(size, nan);
-        weighted_squares(view, intercept, d.data(), again.data(), threads);
+        weighted_squares(view, intercept, column(d), column(again), threads);
         CHECK(same_bits(squares, again));
       }
     }

@@ -223,7 +223,7 @@ TEST_CASE_TEMPLATE("weighted squares and the weighted Gram matrix", T, double, f
             }
 
         std::vector<double> squares(size, nan), gram(size * size, 7.0);
-        weighted_squares(view, intercept, d.data(), squares.data(), 1);
+        weighted_squares(view, intercept, column(d), column(squares), 1);
         std::vector<double> root;
         for (const double weight : d) root.push_back(std::sqrt(weight));
         const std::vector<double> ones(size, 1.0);
@@ -242,7 +242,7 @@ TEST_CASE_TEMPLATE("weighted squares and the weighted Gram matrix", T, double, f
 
         for (const int threads : thread_counts) {
           std::vector<double> again(size, nan);
-          weighted_squares(view, intercept, d.data(), again.data(), threads);
+          weighted_squares(view, intercept, column(d), column(again), threads);
           CHECK(same_bits(squares, again));
           std::vector<double> gram_again(size * size, 7.0);
           weighted_gram<double>(view, intercept, root.data(), ones.data(), gram_again.data(),
@@ -286,7 +286,7 @@ TEST_CASE("more than 64 row blocks: every row once, the same bits at any number 
   for (const int threads : thread_counts) {
     std::vector<double> out(v.size(), nan), out_squares(v.size(), nan);
     hessian_product(x, true, d, as_block(v, long_cols + 1), as_block(out, long_cols + 1), threads);
-    weighted_squares(x, true, d.data(), out_squares.data(), threads);
+    weighted_squares(x, true, column(d), column(out_squares), threads);
     CHECK(std::abs(out[0] - static_cast<double>(want)) <= allowed);
     CHECK(std::abs(out[long_cols - 1] - static_cast<double>(want)) <= allowed);
     CHECK(std::abs(out[long_cols] - static_cast<double>(want_last)) <= allowed);
@@ -335,7 +335,7 @@ TEST_CASE("a throwing hook ends a long pass, from the thread that entered it") {
     {
       const hook_guard guard(throw_at_once);
       // Here a block is one visit: two groups are enough on two threads.
-      CHECK_THROWS_AS(weighted_squares(x, false, d.data(), out.data(), threads), interrupted);
+      CHECK_THROWS_AS(weighted_squares(x, false, column(d), column(out), threads), interrupted);
       CHECK(x.visits < 200);
     }
     CHECK(hook_calls == 1);

@@ -125,9 +125,8 @@ template <class T>
 std::shared_ptr<const linear_model_linearization> linearize(const problem& f,
                                                             const stored_matrix<T>& x,
                                                             int threads = 1) {
-  const auto model =
-      std::make_shared<linear_model>(std::make_shared<dense_matrix<T>>(x.view()), f.y, f.weights,
-                                     f.loss, f.pen, f.intercept, threads);
+  const auto model = make_linear_model(std::make_shared<dense_matrix<T>>(x.view()), f.y, f.weights,
+                                       f.loss, f.pen, f.intercept, threads);
   return std::static_pointer_cast<const linear_model_linearization>(
       model->linearize(f.theta.data(), f.lam.data()));
 }
@@ -326,9 +325,9 @@ TEST_CASE("a linearisation keeps its model alive") {
   const stored_matrix<double> x(10, 2, layout::row_major, 0, 75);
   std::shared_ptr<const Linearization> at;
   {
-    const auto model = std::make_shared<linear_model>(
-        std::make_shared<dense_matrix<double>>(x.view()), std::vector<double>(10, 1.0),
-        std::vector<double>{}, "squared", penalty{}, false, 1);
+    const auto model = make_linear_model(std::make_shared<dense_matrix<double>>(x.view()),
+                                         std::vector<double>(10, 1.0), std::vector<double>{},
+                                         "squared", penalty{}, false, 1);
     const double theta[] = {1.0, 2.0};
     at = model->linearize(theta, nullptr);
   }
@@ -356,10 +355,9 @@ TEST_CASE("constants of the data term bound its Hessian and how fast it changes"
     for (const problem& f : problems(x)) {
       if (f.groups() != 0) continue;
       CAPTURE(f.name);
-      const auto model =
-          std::make_shared<linear_model>(std::make_shared<dense_matrix<double>>(x.view()), f.y,
-                                         f.weights, f.loss, f.pen, f.intercept, 2);
-      const smoothness& s = model->smooth();
+      const auto model = make_linear_model(std::make_shared<dense_matrix<double>>(x.view()), f.y,
+                                           f.weights, f.loss, f.pen, f.intercept, 2);
+      const smoothness& s = model->data().smooth();
       real total = 0, second = 0, third = 0;
       for (index i = 0; i < x.rows; ++i) total += f.weights.empty() ? 1.0L : f.weights[i];
       for (index i = 0; i < x.rows; ++i) {
@@ -375,8 +373,12 @@ TEST_CASE("constants of the data term bound its Hessian and how fast it changes"
       CHECK(s.hess <= hess * (1 + 1e-12L));
       CHECK(s.third >= rate);
       CHECK(s.third <= rate * (1 + 1e-12L));
-      CHECK(s.row_norm >= std::sqrt(second));
-      CHECK((logistic ? s.most_first == 1.0 : s.most_first == inf));
+      // Σ|ℓ'| ‖r‖ is at most √Σ‖r‖² for the logistic loss, whose slope is at most one.
+      const std::vector<double> zero(f.theta.size());
+      const data_state there = model->data().at(zero.data());
+      const real first = logistic ? std::sqrt(second) : std::sqrt(2.0L * there.values[0] * second);
+      CHECK(model->data().gradient_scale(there, 0.0) >= first);
+      CHECK(model->data().gradient_scale(there, 0.0) <= first * 1.002L);
 
       // ‖(H(a) − H(b)) v‖ ≤ third ‖a − b‖ ‖v‖ and ‖H v‖ ≤ hess ‖v‖, for the data term.
       const index size = static_cast<index>(f.theta.size());
@@ -483,9 +485,8 @@ TEST_CASE("bad arguments are refused by name") {
   const stored_matrix<double> x(4, 3, layout::row_major, 0, 77);
   const auto make = [&](std::vector<double> y, std::vector<double> weights, std::string loss,
                         penalty pen, int threads) {
-    return std::make_shared<linear_model>(std::make_shared<dense_matrix<double>>(x.view()),
-                                          std::move(y), std::move(weights), std::move(loss),
-                                          std::move(pen), false, threads);
+    return make_linear_model(std::make_shared<dense_matrix<double>>(x.view()), std::move(y),
+                             std::move(weights), std::move(loss), std::move(pen), false, threads);
   };
   const std::vector<double> y(4, 1.0), none;
   using wrong = std::invalid_argument;

@@ -76,9 +76,8 @@ struct data {
   }
 
   std::shared_ptr<linear_model> model(const std::string& loss, bool intercept) const {
-    return std::make_shared<linear_model>(std::make_shared<dense_matrix<double>>(x.view()), y,
-                                          weights, loss, penalty{0.0, 6, {0, 1, 2, 3, 4, 5}},
-                                          intercept, 2);
+    return make_linear_model(std::make_shared<dense_matrix<double>>(x.view()), y, weights, loss,
+                             penalty{0.0, 6, {0, 1, 2, 3, 4, 5}}, intercept, 2);
   }
 
   /// ‖∇f‖_∞ in extended precision.
@@ -183,9 +182,8 @@ TEST_CASE("separable data without a penalty: no minimum, no hang, no NaN") {
   const stored_matrix<double> x(20, 2, layout::row_major, 0, 83);
   std::vector<double> y;
   for (index i = 0; i < 20; ++i) y.push_back(x.at(i, 0) > 0 ? 1.0 : -1.0);
-  const auto f =
-      std::make_shared<linear_model>(std::make_shared<dense_matrix<double>>(x.view()), y,
-                                     std::vector<double>{}, "logistic", penalty{}, false, 1);
+  const auto f = make_linear_model(std::make_shared<dense_matrix<double>>(x.view()), y,
+                                   std::vector<double>{}, "logistic", penalty{}, false, 1);
   for (const bool direct : {true, false})
     for (const double tol : {0.0, 1e-12}) {
       const trained t = train(*f, {0.0, 0.0}, {}, {tol, 200, by(direct)});

@@ -22,7 +22,7 @@ void check_product(const stored_matrix<T>& x, bool intercept, index k, index m) 
   random_source random(62);
   const std::vector<double> d = random.vector(n * m), v = random.vector(size * k);
   std::vector<double> out(v.size(), nan);
-  sandwich(view, intercept, as_block(d, n), as_block(v, size), as_block(out, size), 1);
+  sandwich(view, intercept, as_block(d, n), 1, as_block(v, size), as_block(out, size), 1);
 
   std::vector<long double> row(size), want(size * k), scale(size * k);
   for (index i = 0; i < n; ++i) {
@@ -50,7 +50,7 @@ void check_product(const stored_matrix<T>& x, bool intercept, index k, index m) 
   CHECK(check.worst() <= 1.0);
   for (const int threads : {2, 3}) {
     std::vector<double> again(v.size(), nan);
-    sandwich(view, intercept, as_block(d, n), as_block(v, size), as_block(again, size), threads);
+    sandwich(view, intercept, as_block(d, n), 1, as_block(v, size), as_block(again, size), threads);
     CHECK(same_bits(out, again));
   }
 }

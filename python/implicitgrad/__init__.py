@@ -9,6 +9,7 @@ from . import _core
 
 if TYPE_CHECKING:
     from ._check import check_hypergrad
+    from ._cv import cross_validated
     from ._implicit import implicit_grad
     from ._outer import HyperObjective, minimize
     from ._result import ImplicitGradResult, ImplicitGradWarning
@@ -30,6 +31,7 @@ _HOMES = {
     "Logistic": "objectives",
     "Objective": "callables",
     "check_hypergrad": "_check",
+    "cross_validated": "_cv",
     "implicit_grad": "_implicit",
     "minimize": "_outer",
     "train": "_train",
@@ -46,6 +48,7 @@ __all__ = [
     "Objective",
     "build_info",
     "check_hypergrad",
+    "cross_validated",
     "implicit_grad",
     "minimize",
     "train",

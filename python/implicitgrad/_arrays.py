@@ -224,6 +224,18 @@ def _values(value: Any) -> np.ndarray:
 
 
 def targets(y: Any, n_rows: int) -> np.ndarray:
+    """One target a row, or a column for each of several."""
+    array = real_array(y, "y")
+    if array.ndim != 2:
+        return one_target(array, n_rows)
+    if array.shape[0] != n_rows or array.shape[1] == 0:
+        raise ValueError(f"y has shape {array.shape}, X has {n_rows} rows")
+    array = np.array(array, dtype=np.float64, order="F")
+    check_finite(array, "y")
+    return array
+
+
+def one_target(y: Any, n_rows: int) -> np.ndarray:
     array = real_array(y, "y")
     if array.ndim != 1:
         raise ValueError(f"y must be one-dimensional, found shape {array.shape}")
@@ -236,7 +248,7 @@ def targets(y: Any, n_rows: int) -> np.ndarray:
 
 def labels(y: Any, n_rows: int) -> np.ndarray:
     """Binary labels as −1 and 1."""
-    array = targets(y, n_rows)
+    array = one_target(y, n_rows)
     found = np.unique(array)
     if not (np.isin(found, (-1.0, 1.0)).all() or np.isin(found, (0.0, 1.0)).all()):
         shown = ", ".join(f"{v:g}" for v in found[:5]) + (", …" if len(found) > 5 else "")

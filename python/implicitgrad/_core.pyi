@@ -183,7 +183,29 @@ class NativeObjective:
     @property
     def n_lam(self) -> int: ...
 
+class GramSums:  # of all rows where `rows` is empty
+    def __init__(
+        self,
+        x: Matrix,
+        intercept: bool,
+        y: ArrayLike,
+        weights: ArrayLike,
+        rows: ArrayLike,
+        n_threads: int,
+    ) -> None: ...
+    def minus(self, some: GramSums, /) -> GramSums: ...
+
+# y may have a column for each target, weights one for each fold.
 class LinearModel(NativeObjective):
+    @staticmethod
+    def of_grams(
+        folds: Sequence[GramSums],
+        target: int,  # -1: all of them
+        fixed: float,
+        n_groups: int,
+        group: ArrayLike,
+        n_threads: int,
+    ) -> LinearModel: ...
     def __init__(
         self,
         x: Matrix,
@@ -205,7 +227,9 @@ class Linearization:
     @property
     def hess(self) -> Operator: ...
     @property
-    def strength(self) -> _Array: ...
+    def values(self) -> _Array: ...  # the data term's, one a model
+    @property
+    def strength(self) -> _Array: ...  # one an entry of theta; inf for an intercept
     def costs(self, nats: float, /) -> tuple[float, float, float, float]: ...
     def errors(self) -> tuple[float, ...]: ...  # the fields of _bound.Terms
     def cross(self, u: ArrayLike, /) -> _Array: ...

@@ -53,13 +53,13 @@ class LinearModel:
         )
         self.n_theta: int = self._core.n_theta
         self.n_lam: int = self._core.n_lam
+        # The last linearisation, for each thread its own, so that threads do not disturb each other.
+        self._memory = threading.local()
         # A memmap is checked in the first pass over it, anything else now, while norms of its rows
         # that bounds on errors need are computed: infinite or NaN where an entry is.
         self._unchecked = isinstance(X, np.memmap)
         if not (self._unchecked or self._core.smooth() or checked):
             _arrays.check_finite(self.X, "X")
-        # The last linearisation, for each thread its own, so that threads do not disturb each other.
-        self._memory = threading.local()
 
     _targets = staticmethod(_arrays.targets)
 
@@ -186,7 +186,7 @@ _PARAMETERS = """
     Attributes
     ----------
     n_theta, n_lam : int
-        Lengths of θ (p, plus 1 with an intercept) and λ.
+        Lengths of θ (p, plus 1 with an intercept; for each target) and λ.
 
     Raises
     ------
@@ -198,8 +198,10 @@ _PARAMETERS = """
 class LeastSquares(LinearModel):
     __doc__ = f"""Squared loss of a linear model.
 
-    f(θ, λ) = (1/n) Σ_i s_i ½ (x_iᵀθ − y_i)² + ½ Σ_j (fixed + exp λ_j) θ_j².
-{_PARAMETERS.format(y="Real targets.")}
+    f(θ, λ) = (1/n) Σ_i s_i ½ (x_iᵀθ − y_i)² + ½ Σ_j (fixed + exp λ_j) θ_j²; with several targets,
+    the sum of that over them. θ is then W.ravel(), W of shape (t, p [+ 1]) as in scikit-learn's
+    `coef_`, and the penalties are shared by the targets.
+{_PARAMETERS.format(y="Real targets; or of shape (n, t), a column for each of t targets.")}
     Examples
     --------
     >>> import numpy as np, implicitgrad as ig

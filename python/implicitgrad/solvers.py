@@ -104,9 +104,7 @@ class CG:
         strength = at._core.strength if isinstance(at, NativeLinearization) else None
         if strength is None or not strength.min() > 0 or self.diagonal is None:
             return 1.0
-        size: Any = self.diagonal[: strength.size]
-        if self._m is None:
-            size = np.max(size)
+        size: Any = self.diagonal if self._m is not None else np.max(self.diagonal)
         return float(np.max(size / strength))
 
     @property

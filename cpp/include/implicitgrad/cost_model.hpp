@@ -13,15 +13,18 @@ namespace implicitgrad {
 /// The numbers that costs depend on.
 struct problem_shape {
   index rows = 0;      // n
-  index size = 0;      // n_theta
+  index size = 0;      // of one model's θ
   double bytes = 0.0;  // of X, read once a pass
   // Products of two entries in XᵀDX by outer products of rows; infinite where X is dense.
   double outer_terms = HUGE_VAL;
+  // Models that share X, and how many of them differ in their weights.
+  index folds = 1, models = 1;
+  bool gram_is_known = false;  // XᵀDX does not have to be formed
 };
 
 namespace cost {
 
-/// One product with H for one vector: X is read once.
+/// One product with H, for one vector of each model: X is read once.
 double product(const problem_shape& shape);
 
 /// XᵀDX from m rows, in single or in double precision.

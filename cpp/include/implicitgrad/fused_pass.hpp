@@ -167,13 +167,13 @@ void fused_pass(const Matrix& x, bool intercept, const_block v, RowOp&& row_op, 
 }
 
 /// out = [X 1]ᵀ (D ∘ ([X 1] V)): the product with the Hessian of a data term, for one or more
-/// models at once. D is n × m, a column of weights for each model, and column c of V belongs to
-/// model c mod m. V and out are (p + intercept) × k and do not overlap.
-void sandwich(const Matrix& x, bool intercept, const_block d, const_block v, block out,
-              int n_threads);
+/// models at once. D is n × m, a column of weights for `repeat` models each, so that column c of V
+/// goes with column (c / repeat) mod m of D. V and out are (p + intercept) × k and do not overlap.
+void sandwich(const Matrix& x, bool intercept, const_block d, index repeat, const_block v,
+              block out, int n_threads);
 
-/// out_j = Σ_i d_i x_ij², the last entry Σ_i d_i if there is an intercept. Cost: one read of X.
-void weighted_squares(const Matrix& x, bool intercept, const double* d, double* out, int n_threads);
+/// out_jc = Σ_i d_ic x_ij², the last row Σ_i d_ic if there is an intercept. Cost: one read of X.
+void weighted_squares(const Matrix& x, bool intercept, const_block d, block out, int n_threads);
 
 /// The lower triangle of out = [X 1]ᵀ D [X 1] by outer products of the rows, where they have few
 /// entries: strips of out's columns are written by one thread at a time, in the order of the rows.

@@ -1,11 +1,12 @@
-// The objective of a linear model,
+// The objective of linear models: a data term and a penalty,
 //
-//   f(θ, λ) = Σ_i c_i ℓ(x_iᵀθ [+ b], y_i) + ½ Σ_j (fixed + e^{λ_{group(j)}}) θ_j²,     Σ_i c_i = 1,
+//   f(θ, λ) = share Σ_c [ Σ_i w_ic ℓ(r_iᵀθ_c, y_ic) + ½ Σ_j (fixed + e^{λ_{group(j)}}) θ_cj² ],
 //
-// the intercept b being the last entry of θ, never penalised. Linearised, it is
+// for one model or for several that share their rows and their strengths (data_term.hpp); the
+// intercept, the last entry of each θ_c, is never penalised. Linearised, it is
 //
-//   H = [X 1]ᵀ D [X 1] + diag(strength),  d_i = c_i ℓ''_i,     C_jl = e^{λ_l} θ_j  where group(j) =
-//   l.
+//   H = XᵀDX + diag(share · strength),     C = share · e^{λ_l} θ_cj  in row (c, j), column l =
+//   group(j).
 #pragma once
 
 #include <cstdint>
@@ -14,7 +15,7 @@
 #include <string>
 #include <vector>
 
-#include "implicitgrad/matrix.hpp"
+#include "implicitgrad/data_term.hpp"
 #include "implicitgrad/objective.hpp"
 #include "implicitgrad/solvers/kept_preconditioner.hpp"
 
@@ -28,21 +29,12 @@ struct penalty {
   std::vector<index> group;
 };
 
-/// Constants of the data term, over all θ, with the rows r_i = [x_i 1] and weights c_i: its Hessian
-/// is at most hess · I, hess = sup|second derivative of ℓ| Σ c_i ‖r_i‖², and Lipschitz with the
-/// constant third = sup|third derivative of ℓ| Σ c_i ‖r_i‖³.
-struct smoothness {
-  double hess = 0.0, third = 0.0;
-  double row_norm = 0.0;    // √(Σ c_i ‖r_i‖²), at least Σ c_i ‖r_i‖
-  double most_first = 0.0;  // sup|first derivative of ℓ|, infinite for the squared loss
-};
-
 /// What bounds on the error of a hypergradient need of an objective at one point, all rounded up
 /// (but `least`, rounded down).
 struct error_terms {
   double hess = 0.0, third = 0.0;  // as in smoothness
   double least = 0.0, most = 0.0;  // of the strengths: H ⪰ least · I; 0 with an intercept
-  double cross = 0.0, rate = 0.0;  // ‖C‖₂, and its Lipschitz constant max e^λ
+  double cross = 0.0, rate = 0.0;  // ‖C‖₂, and its Lipschitz constant
   double reach = 0.0;              // bounds ‖CᵀH⁻¹v‖₂ / √(vᵀH⁻¹v)
   double gradient_rounding = 0.0;  // 2-norm of the rounding error in ∇θf
   double product_rounding = 0.0;   // and in H v, relative to ‖v‖₂
@@ -50,33 +42,32 @@ struct error_terms {
 
 class linear_model : public Objective, public std::enable_shared_from_this<linear_model> {
  public:
-  /// `weights` is empty (all equal) or one weight ≥ 0 a row, not all zero; they are scaled to
-  /// sum 1. For the logistic loss y holds −1 and 1.
-  linear_model(std::shared_ptr<const Matrix> x, std::vector<double> y, std::vector<double> weights,
-               std::string loss, penalty pen, bool intercept, int n_threads);
+  linear_model(std::shared_ptr<const DataTerm> data, penalty pen);
 
-  index n_theta() const override { return x_->cols() + (intercept_ ? 1 : 0); }
+  const DataTerm& data() const { return *data_; }
+  index n_theta() const override { return data_->size() * data_->models(); }
   index n_lam() const override { return penalty_.n_groups; }
 
   /// One fused pass over X; O(n) for the loss. Throws where e^λ overflows or underflows.
   std::shared_ptr<const Linearization> linearize(const double* theta,
                                                  const double* lam) const override;
 
-  /// Rounded up. Cost: one pass over X, the first time.
-  const smoothness& smooth() const;
-
  private:
   friend class linear_model_linearization;
 
-  std::shared_ptr<const Matrix> x_;
-  std::vector<double> y_, weights_;
-  std::string loss_;
+  std::shared_ptr<const DataTerm> data_;
   penalty penalty_;
-  bool intercept_;
-  int n_threads_;
-  mutable std::once_flag smooth_once_;
-  mutable smoothness smooth_;
+  // Where D is constant, H changes with the strengths only, and the last factor may serve again.
+  mutable std::mutex factor_mutex_;
+  mutable std::vector<double> factor_strength_;
+  mutable std::shared_ptr<const cholesky_factor> factor_;
 };
+
+/// On rows as they are; the arguments are those of make_row_term.
+std::shared_ptr<linear_model> make_linear_model(std::shared_ptr<const Matrix> x,
+                                                std::vector<double> y, std::vector<double> weights,
+                                                std::string loss, penalty pen, bool intercept,
+                                                int n_threads);
 
 /// Owns what the linear operators need: D, the strengths and ∂strength/∂λ · θ. Never an n × p
 /// array.
@@ -90,13 +81,16 @@ class linear_model_linearization : public Linearization, public sampled_hessian 
   double fun() const override { return fun_; }
   const std::vector<double>& jac() const override { return jac_; }
   const Operator& hess() const override { return hess_; }
-  problem_shape shape() const override;
+  problem_shape shape() const override { return model_->data_->shape(); }
   std::unique_ptr<row_sketch> sketch(index rows, std::uint64_t seed) const override;
-  std::vector<double> squares() const override;
-  std::uint64_t curvature_id() const override { return curvature_id_; }
+  std::vector<double> squares() const override { return model_->data_->mean_squares(data_); }
+  std::uint64_t curvature_id() const override { return data_.curvature_id; }
 
-  /// ∂f/∂λ_l = ½ e^{λ_l} Σ_{j in l} θ_j².
+  /// ∂f/∂λ_l = ½ share e^{λ_l} Σ_c Σ_{j in l} θ_cj².
   const std::vector<double>& jac_lam() const { return jac_lam_; }
+
+  /// The data term's value for each model, without `share`.
+  const std::vector<double>& values() const { return data_.values; }
 
   /// out = C u, for n_lam × k blocks. Cost: O((n_theta + n_lam) k).
   void cross(const_block u, block out) const;
@@ -106,7 +100,8 @@ class linear_model_linearization : public Linearization, public sampled_hessian 
 
   error_terms errors() const;
 
-  /// fixed + e^{λ_{group(j)}}, one a feature: H − diag(strength) is positive semidefinite.
+  /// share (fixed + e^{λ_{group(j)}}), one a feature: H less that on its diagonal, the same for
+  /// each model, is positive semidefinite.
   const std::vector<double>& strength() const override { return strength_; }
 
   /// ‖ |C|ᵀ|q| ‖₂: the size of the terms whose sum is Cᵀq, which sets its rounding error.
@@ -119,25 +114,31 @@ class linear_model_linearization : public Linearization, public sampled_hessian 
     index size() const override { return at_.model_->n_theta(); }
     void apply(const_block v, block out) const override;
     bool diagonal(double* out) const override;
+    block_structure blocks() const override;
     void dense(double* out) const override;
     index dense_products() const override { return 0; }
-    int n_threads() const override { return at_.model_->n_threads_; }
-    const sampled_hessian* sampled() const override { return &at_; }
+    std::shared_ptr<const cholesky_factor> factor() const override;
+    int n_threads() const override { return at_.model_->data_->n_threads(); }
+    const sampled_hessian* sampled() const override {
+      return at_.model_->data_->rows_can_be_sampled() ? &at_ : nullptr;
+    }
 
    private:
     const linear_model_linearization& at_;
   };
 
+  /// body(entry of θ, feature, group) for every penalised entry.
+  template <class Body>
+  void for_penalised(Body&& body) const;
+
   hessian hess_{*this};
   std::shared_ptr<const linear_model> model_;
+  data_state data_;
   double fun_ = 0.0;
-  std::vector<double> theta_;  // of the features
-  std::vector<double> jac_, jac_lam_;
-  std::vector<double> curvature_;     // d, one a row
+  std::vector<double> theta_, jac_, jac_lam_;
   std::vector<double> strength_;      // one a feature
-  std::vector<double> cross_column_;  // e^{λ_{group(j)}} θ_j, one a feature
-  std::uint64_t curvature_id_ = 1;    // always the same for the squared loss
-  double theta_norm_ = 0.0, rate_ = 0.0;
+  std::vector<double> cross_column_;  // share e^{λ_{group(j)}} θ_cj, one a penalised entry of θ
+  double rate_ = 0.0;
 };
 
 }  // namespace implicitgrad

@@ -3,11 +3,20 @@
 // know nothing else.
 #pragma once
 
+#include <memory>
+
 #include "implicitgrad/types.hpp"
 
 namespace implicitgrad {
 
 class sampled_hessian;
+class cholesky_factor;
+
+/// A block diagonal matrix of equally large blocks: `count` different ones, each `repeat` times in
+/// a row.
+struct block_structure {
+  index count = 1, repeat = 1;
+};
 
 class Operator {
  public:
@@ -24,9 +33,19 @@ class Operator {
     return false;
   }
 
-  /// The lower triangle of A, column-major size() × size(). By default A is applied to the columns
-  /// of the identity, at size() products.
+  /// One block unless A is known to be block diagonal.
+  virtual block_structure blocks() const { return {}; }
+
+  /// Rows of a block.
+  index order() const { return size() / (blocks().count * blocks().repeat); }
+
+  /// The lower triangles of A's different blocks one after another, each column-major order() ×
+  /// order(). By default A is one block and is applied to the columns of the identity, at size()
+  /// products.
   virtual void dense(double* out) const;
+
+  /// A's Cholesky factor; an operator may keep it and hand it out again.
+  virtual std::shared_ptr<const cholesky_factor> factor() const;
 
   /// Threads that work on A may use.
   virtual int n_threads() const { return 1; }

@@ -19,7 +19,8 @@
 
 namespace implicitgrad {
 
-/// A Hessian Xᵀ D X + diag(strength) of which rows can be sampled.
+/// A Hessian Xᵀ D X + diag(strength) of which rows can be sampled; or those of several models that
+/// differ in D, one block each, for which sketch and squares are those of a mean D.
 class sampled_hessian {
  public:
   virtual ~sampled_hessian() = default;

@@ -23,9 +23,12 @@ class shifted_operator : public Operator {
     for (index i = 0; i < size(); ++i) out[i] += shift_;
     return true;
   }
+  block_structure blocks() const override { return a_->blocks(); }
   void dense(double* out) const override {
     a_->dense(out);
-    for (index i = 0; i < size(); ++i) out[i * size() + i] += shift_;
+    const index q = order();
+    for (index b = 0; b < blocks().count; ++b)
+      for (index i = 0; i < q; ++i) out[(b * q + i) * q + i] += shift_;
   }
   index dense_products() const override { return a_->dense_products(); }
   int n_threads() const override { return a_->n_threads(); }

@@ -1,0 +1,131 @@
+// The data term of one or more linear models that share their rows,
+//
+//   Σ_c share Σ_i w_ic ℓ(r_iᵀ θ_c, y_ic),      r_i = [x_i 1],   Σ_i w_ic = 1,   share = 1 / folds.
+//
+// Model c = fold · targets + target: a fold is a column of weights (a row that is held out has
+// weight zero there), a target a column of Y. θ holds the θ_c one after another. H is block
+// diagonal, one block a model, and the models of a fold have the same block where ℓ'' is constant.
+//
+// There are two ways to hold the rows: as they are (row_term), where a product reads X once for all
+// models; and, for least squares, as Gram matrices (gram_term), where nothing depends on n any
+// more.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "implicitgrad/cost_model.hpp"
+#include "implicitgrad/matrix.hpp"
+#include "implicitgrad/operator.hpp"
+#include "implicitgrad/solvers/row_sketch.hpp"
+
+namespace implicitgrad {
+
+/// Constants of the data term, over all θ, with the rows r_i and weights w_i of the fold where they
+/// are largest, `share` included: its Hessian is at most hess · I, hess = sup|ℓ''| Σ w_i ‖r_i‖²,
+/// and Lipschitz with the constant third = sup|ℓ'''| Σ w_i ‖r_i‖³.
+struct smoothness {
+  double hess = 0.0, third = 0.0;
+};
+
+/// The curvature_id of a D that does not depend on θ.
+inline constexpr std::uint64_t constant_curvature = 1;
+
+/// A data term at one θ.
+struct data_state {
+  std::vector<double> values;     // of the models, without `share`
+  std::vector<double> jac;        // size × models
+  std::vector<double> curvature;  // D, rows × folds, `share` included; empty in Gram form
+  // Two states of one term with equal numbers have the same D.
+  std::uint64_t curvature_id = constant_curvature;
+};
+
+class DataTerm {
+ public:
+  virtual ~DataTerm() = default;
+
+  index features() const { return features_; }
+  bool intercept() const { return intercept_; }
+  index size() const { return features_ + (intercept_ ? 1 : 0); }  // of one model
+  index folds() const { return folds_; }
+  index targets() const { return targets_; }
+  index models() const { return folds_ * targets_; }
+  double share() const { return 1.0 / static_cast<double>(folds_); }
+  int n_threads() const { return n_threads_; }
+
+  virtual data_state at(const double* theta) const = 0;
+
+  /// out = Xᵀ D X v for blocks of size · models rows. Cost: reads the data once.
+  virtual void apply(const data_state& at, const_block v, block out) const = 0;
+
+  /// The diagonal of XᵀDX, size × models.
+  virtual void squares(const data_state& at, double* out) const = 0;
+
+  /// The lower triangles of XᵀDX, column-major size × size, one a fold.
+  virtual void dense(const data_state& at, double* out) const = 0;
+
+  virtual problem_shape shape() const = 0;
+
+  /// Rounded up. Cost: one pass over the data, the first time.
+  virtual const smoothness& smooth() const = 0;
+
+  /// A bound on the 2-norm of Σ|terms| of the gradient, given ‖θ‖₂: what its rounding is relative
+  /// to. Terms are sums over rows, their margins sums over columns, whose own rounding goes through
+  /// ℓ''.
+  virtual double gradient_scale(const data_state& at, double theta_norm) const = 0;
+
+  /// The depth of those sums.
+  virtual index depth() const = 0;
+
+  /// A sketch of the mean over folds of D, which serves all models, or null where rows cannot be
+  /// sampled.
+  virtual std::unique_ptr<row_sketch> sketch(const data_state& /*at*/, index /*rows*/,
+                                             std::uint64_t /*seed*/) const {
+    return nullptr;
+  }
+
+  /// The diagonal that belongs to the same mean, `size` entries; empty where there is no sketch.
+  virtual std::vector<double> mean_squares(const data_state& /*at*/) const { return {}; }
+  virtual bool rows_can_be_sampled() const { return false; }
+
+ protected:
+  index features_ = 0, folds_ = 1, targets_ = 1;
+  bool intercept_ = false;
+  int n_threads_ = 1;
+};
+
+/// The rows as they are. `y` is rows × targets (−1 and 1 for the logistic loss); `weights` is empty
+/// (one fold, all rows alike) or rows × folds, no column all zero; its columns are scaled to sum 1.
+/// Several targets are for the squared loss.
+std::shared_ptr<const DataTerm> make_row_term(std::shared_ptr<const Matrix> x,
+                                              std::vector<double> y, std::vector<double> weights,
+                                              std::string loss, bool intercept, int n_threads);
+
+/// All that least squares needs to know of some rows: Σ_i w_i [r_i y_i]ᵀ[r_i y_i].
+struct gram_sums {
+  index features = 0, targets = 0, rows = 0;
+  bool intercept = false;
+  double weight = 0.0;          // Σ w_i
+  std::vector<double> gram;     // Σ w_i r_i r_iᵀ, size × size, all of it
+  std::vector<double> cross;    // Σ w_i r_i y_i, size × targets
+  std::vector<double> squares;  // Σ w_i y_i², one a target
+
+  index size() const { return features + (intercept ? 1 : 0); }
+};
+
+/// Of the rows `chosen` (in increasing order; empty: all), `weights` being one a row of X or empty
+/// (all one), y rows × targets. Cost: size² flops a row.
+gram_sums sum_gram(const std::shared_ptr<const Matrix>& x, bool intercept,
+                   const std::vector<double>& y, const std::vector<double>& weights,
+                   const std::vector<index>& chosen, int n_threads);
+
+/// Of the rows of `all` that are not among those of `some`.
+gram_sums subtract(const gram_sums& all, const gram_sums& some);
+
+/// Least squares on such sums, one a fold; `target` picks one target, or all of them at −1.
+std::shared_ptr<const DataTerm> make_gram_term(std::vector<std::shared_ptr<const gram_sums>> folds,
+                                               index target, int n_threads);
+
+}  // namespace implicitgrad

@@ -1,0 +1,307 @@
+"""Cross-validation: the models of all folds as one pair of objectives, trained and differentiated
+together, so that they share each pass over X."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from . import _arrays, _core
+from .objectives import LeastSquares, LinearModel, Logistic
+from .penalties import L2
+
+# Least squares is held as Gram matrices where those, with the factors that are made of them, stay
+# below this many bytes, and where X is not much wider than it is long.
+MOST_GRAM_BYTES = 2**31
+
+
+def cross_validated(
+    objective: type[LinearModel],
+    X: Any,
+    y: Any,
+    cv: Any = 5,
+    *,
+    penalty: L2 | None = None,
+    fit_intercept: bool = False,
+    sample_weight: Any = None,
+    groups: Any = None,
+    n_threads: int | None = None,
+) -> tuple[FoldedModel, FoldedModel]:
+    """The pair (f, g) of K-fold cross-validation.
+
+    f is the mean of the folds' training objectives and g the mean of their validation losses; θ holds
+    a model for each fold, λ is shared by them:
+
+    f(θ, λ) = (1/K) Σ_k [ Σ_i w_ik ℓ_i(θ_k) / Σ_i w_ik + ½ Σ_j (fixed + exp λ_j) θ_kj² ],
+    g(θ)    = (1/K) Σ_k Σ_i v_ik ℓ_i(θ_k) / Σ_i v_ik,
+
+    w_ik being the weights of the rows that fold k trains on, v_ik of those that it leaves out.
+
+    Parameters
+    ----------
+    objective : type
+        `LeastSquares` or `Logistic`.
+    X, y, penalty, fit_intercept, sample_weight, n_threads
+        As for the objective. X is borrowed where it need not be copied, and read once for all folds;
+        for `LeastSquares` that is not much wider than long it is read once in all: the folds are then
+        held as Gram matrices, each the total minus that of the fold's own rows.
+    cv : int, splitter or iterable, default 5
+        As in scikit-learn: a number of folds (stratified by class for `Logistic`), an object with
+        ``split(X, y, groups)``, or an iterable of pairs (training rows, validation rows). A row that
+        is named k times counts k times. All but the iterable need scikit-learn.
+    groups : array, shape (n,), optional
+        Passed to the splitter.
+
+    Returns
+    -------
+    f, g : FoldedModel
+        For `implicit_grad`, `minimize`, `HyperObjective` and the rest.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Naming the argument; `cv` where a fold is empty, holds rows that X has not, or trains on one
+        class only.
+    ImportError
+        Where `cv` needs scikit-learn and that is not installed.
+
+    Examples
+    --------
+    >>> import numpy as np, implicitgrad as ig
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((60, 4))
+    >>> y = X @ [1.0, 2.0, 0.0, 0.0] + rng.standard_normal(60)
+    >>> f, g = ig.cross_validated(ig.LeastSquares, X, y, cv=3, penalty=ig.L2("feature"))
+    >>> best = ig.minimize(f, g, np.zeros(4), bounds=[(-10, 10)] * 4)
+    >>> best.x.shape, f.unravel(best.theta).shape
+    ((4,), (3, 4))
+    """
+    folds = Folds(
+        objective,
+        X,
+        y,
+        cv,
+        fit_intercept=fit_intercept,
+        sample_weight=sample_weight,
+        groups=groups,
+        n_threads=n_threads,
+    )
+    return folds.pair(penalty)
+
+
+class Folds:
+    """The data of a cross-validation, checked, and what its pairs (f, g) share."""
+
+    def __init__(
+        self,
+        objective: type[LinearModel],
+        X: Any,
+        y: Any,
+        cv: Any = 5,
+        *,
+        fit_intercept: bool = False,
+        sample_weight: Any = None,
+        groups: Any = None,
+        n_threads: int | None = None,
+    ):
+        if not (isinstance(objective, type) and issubclass(objective, LinearModel)):
+            raise TypeError(
+                f"objective must be LeastSquares or Logistic, the class itself, found {objective!r}"
+            )
+        self.objective = objective
+        self.n_threads = _arrays.threads(n_threads)
+        self.fit_intercept = _arrays.boolean(fit_intercept, "fit_intercept")
+        self.handle, self.X, checked = _arrays.matrix(X, self.n_threads)
+        n = self.X.shape[0]
+        self.y = objective._targets(y, n)
+        if not (checked or self.handle.all_finite(self.n_threads)):
+            _arrays.check_finite(np.asarray(self.X), "X")
+        weights = _arrays.weights(sample_weight, n)
+        self.weights = weights if weights.size else np.ones(n)
+        self.splits = list(_splits(cv, self.X, self.y, groups, issubclass(objective, Logistic)))
+        if not self.splits:
+            raise ValueError("cv gives no folds")
+        self.counts = [
+            tuple(
+                _counts(rows, n, k, what)
+                for rows, what in zip(split, ("training", "validation"), strict=True)
+            )
+            for k, split in enumerate(self.splits)
+        ]
+        self._check_folds()
+        self._grams: tuple[list[Any], list[Any]] | None = None
+        q, n_folds = self.X.shape[1] + self.fit_intercept, len(self.splits)
+        self.in_gram_form = (
+            issubclass(objective, LeastSquares)
+            and q <= 2 * n
+            and 40 * n_folds * q * q <= MOST_GRAM_BYTES
+        )
+
+    def _check_folds(self) -> None:
+        for k, (train, test) in enumerate(self.counts):
+            for count, what in ((train, "training"), (test, "validation")):
+                if not (count * self.weights > 0).any():
+                    raise ValueError(f"sample_weight is zero on all {what} rows of fold {k} of cv")
+            if issubclass(self.objective, Logistic):
+                labels = self.y[train * self.weights > 0]
+                if (labels == labels[0]).all():
+                    raise ValueError(
+                        f"y holds one class only in the training rows of fold {k} of cv"
+                    )
+
+    def pair(
+        self, penalty: L2 | None, target: int | None = None
+    ) -> tuple[FoldedModel, FoldedModel]:
+        """(f, g) with this penalty, for one target or for all."""
+        if penalty is not None and not isinstance(penalty, L2):
+            raise TypeError(f"penalty must be an implicitgrad.L2 or None, found {penalty!r}")
+        return tuple(
+            FoldedModel(self, part, given, target) for part, given in ((0, penalty), (1, None))
+        )  # type: ignore[return-value]
+
+    def core(self, part: int, target: int | None, **penalty: Any) -> Any:
+        """The training (part 0) or validation (part 1) objective of all folds, in the core."""
+        if self.in_gram_form:
+            if self._grams is None:
+                self._grams = self._sum_grams()
+            return _core.LinearModel.of_grams(
+                self._grams[part],
+                -1 if target is None else target,
+                n_threads=self.n_threads,
+                **penalty,
+            )
+        weights = np.empty((self.X.shape[0], len(self.counts)), order="F")
+        for k, counts in enumerate(self.counts):
+            np.multiply(counts[part], self.weights, out=weights[:, k])
+        return _core.LinearModel(
+            self.handle,
+            self.y if target is None else self.y[:, target],
+            weights,
+            loss=self.objective._loss,
+            intercept=self.fit_intercept,
+            n_threads=self.n_threads,
+            **penalty,
+        )
+
+    def _sum_grams(self) -> tuple[list[Any], list[Any]]:
+        """Of the training and of the validation rows of each fold. Where the former are all but the
+        latter, their sum is the total minus that of the others."""
+
+        def sums(counts: np.ndarray) -> Any:
+            rows = np.flatnonzero(counts)
+            weights = self.weights if counts.max() == 1 else counts * self.weights
+            return _core.GramSums(
+                self.handle, self.fit_intercept, self.y, weights, rows, self.n_threads
+            )
+
+        train, test, everything = [], [], None
+        for counts, left_out in self.counts:
+            test.append(sums(left_out))
+            if (counts + left_out == 1).all():
+                if everything is None:
+                    everything = sums(np.ones(len(counts), dtype=np.int64))
+                train.append(everything.minus(test[-1]))
+            else:
+                train.append(sums(counts))
+        return train, test
+
+
+class FoldedModel(LinearModel):
+    """The training or the validation objective of all folds; made by `cross_validated`.
+
+    Attributes
+    ----------
+    n_theta, n_lam : int
+        Lengths of θ, fold after fold (within a fold target after target), and λ.
+    n_folds, n_targets : int
+    n_rows : int
+        Rows of X.
+    """
+
+    def __init__(self, folds: Folds, part: int, penalty: L2 | None, target: int | None):
+        group, n_groups = (penalty or L2("none")).groups(folds.X.shape[1])
+        self.n_threads, self.fit_intercept = folds.n_threads, folds.fit_intercept
+        self.penalty, self.X = penalty, folds.X
+        self.y = folds.y if target is None else folds.y[:, target]
+        self.n_folds, self.n_rows = len(folds.splits), folds.X.shape[0]
+        self.n_targets = 1 if self.y.ndim == 1 else self.y.shape[1]
+        self._loss = folds.objective._loss
+        self._several = self.y.ndim == 2
+        fixed = penalty.fixed if penalty else 0.0
+        self._core = folds.core(part, target, fixed=fixed, n_groups=n_groups, group=group)
+        self.n_theta, self.n_lam = self._core.n_theta, self._core.n_lam
+        self._unchecked = False
+        self._memory = threading.local()
+
+    def unravel(self, theta: Any) -> np.ndarray:
+        """θ as a view of shape (n_folds, p [+ 1]), or (n_folds, n_targets, p [+ 1]) where y has
+        columns: the intercept is the last entry of a model."""
+        theta = _arrays.vector(theta, self.n_theta, "theta", type(self).__name__)
+        width = self.X.shape[1] + self.fit_intercept
+        shape = (self.n_folds, self.n_targets, width) if self._several else (self.n_folds, width)
+        return theta.reshape(shape)
+
+    def values(self, theta: Any) -> np.ndarray:
+        """The mean loss in each fold, without the penalty: shape (n_folds,), or (n_folds,
+        n_targets)."""
+        lam = np.zeros(self.n_lam)
+        values = self.linearize(theta, lam)._core.values
+        return values.reshape(self.n_folds, self.n_targets) if self._several else values
+
+    def __repr__(self) -> str:
+        of = "LeastSquares" if self._loss == "squared" else "Logistic"
+        n, p = self.X.shape
+        return f"FoldedModel({of}, <{n} × {p}>, n_folds={self.n_folds}, penalty={self.penalty!r})"
+
+
+def _splits(
+    cv: Any, X: Any, y: np.ndarray, groups: Any, classifier: bool
+) -> Iterable[tuple[Any, Any]]:
+    """Pairs (training rows, validation rows)."""
+    if isinstance(cv, (bool, str, bytes)) or cv is None:
+        raise TypeError(f"cv must be an int, a splitter or an iterable of splits, found {cv!r}")
+    if isinstance(cv, Iterable) and not hasattr(cv, "split"):
+        for split in cv:
+            if not (isinstance(split, (tuple, list)) and len(split) == 2):
+                raise TypeError(
+                    f"cv must give pairs (training rows, validation rows), found {split!r}"
+                )
+            yield split[0], split[1]
+        return
+    if not hasattr(cv, "split"):
+        cv = _arrays.integer(cv, "cv", least=2)
+        if cv > X.shape[0]:
+            raise ValueError(f"cv = {cv} asks for more folds than X has rows, {X.shape[0]}")
+        try:
+            from sklearn.model_selection import check_cv
+        except ImportError:
+            raise ImportError(
+                "cv as a number of folds needs scikit-learn: pip install 'implicitgrad[sklearn]', "
+                "or pass the splits themselves"
+            ) from None
+        if classifier:
+            least = int(np.unique(y, return_counts=True)[1].min())
+            if least < cv:
+                raise ValueError(
+                    f"cv = {cv} asks for more folds than the smaller class of y has rows, {least}"
+                )
+        cv = check_cv(cv, y, classifier=classifier)
+    yield from cv.split(X, y, groups)
+
+
+def _counts(rows: Any, n: int, fold: int, what: str) -> np.ndarray:
+    """How often each row is named."""
+    rows = np.asarray(rows)
+    where = f"the {what} rows of fold {fold} of cv"
+    if rows.dtype == bool and rows.shape == (n,):
+        rows = np.flatnonzero(rows)
+    if rows.ndim != 1 or rows.dtype.kind not in "iu":
+        raise TypeError(f"{where} must be an array of row numbers or a mask of {n} rows")
+    if rows.size == 0:
+        raise ValueError(f"{where} are none")
+    if rows.min() < -n or rows.max() >= n:
+        raise ValueError(f"{where} name row {rows.max()}, X has {n} rows")
+    return np.bincount(np.where(rows < 0, rows + n, rows), minlength=n)
