@@ -298,10 +298,10 @@ def _counts(rows: Any, n: int, fold: int, what: str) -> np.ndarray:
     where = f"the {what} rows of fold {fold} of cv"
     if rows.dtype == bool and rows.shape == (n,):
         rows = np.flatnonzero(rows)
-    if rows.ndim != 1 or rows.dtype.kind not in "iu":
-        raise TypeError(f"{where} must be an array of row numbers or a mask of {n} rows")
     if rows.size == 0:
         raise ValueError(f"{where} are none")
+    if rows.ndim != 1 or rows.dtype.kind not in "iu":
+        raise TypeError(f"{where} must be an array of row numbers or a mask of {n} rows")
     if rows.min() < -n or rows.max() >= n:
         raise ValueError(f"{where} name row {rows.max()}, X has {n} rows")
     return np.bincount(np.where(rows < 0, rows + n, rows), minlength=n)
