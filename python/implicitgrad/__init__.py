@@ -10,7 +10,9 @@ from . import _core
 if TYPE_CHECKING:
     from ._check import check_hypergrad
     from ._implicit import implicit_grad
-    from ._outer import HyperObjective, minimize
+    from ._minimize import minimize
+    from ._outer import HyperObjective
+    from ._overfit import OverfitWarning
     from ._result import ImplicitGradResult, ImplicitGradWarning
     from ._train import train
     from .callables import Objective
@@ -29,9 +31,10 @@ _HOMES = {
     "Linearization": "linearization",
     "Logistic": "objectives",
     "Objective": "callables",
+    "OverfitWarning": "_overfit",
     "check_hypergrad": "_check",
     "implicit_grad": "_implicit",
-    "minimize": "_outer",
+    "minimize": "_minimize",
     "train": "_train",
 }
 
@@ -44,6 +47,7 @@ __all__ = [
     "Linearization",
     "Logistic",
     "Objective",
+    "OverfitWarning",
     "build_info",
     "check_hypergrad",
     "implicit_grad",

@@ -53,6 +53,8 @@ class LinearModel:
         )
         self.n_theta: int = self._core.n_theta
         self.n_lam: int = self._core.n_lam
+        # Over how many rows of equal weight it averages: (Σw)² / Σw².
+        self.n_outer = weights.sum() ** 2 / (weights @ weights) if weights.size else float(n_rows)
         # A memmap is checked in the first pass over it, anything else now, while norms of its rows
         # that bounds on errors need are computed: infinite or NaN where an entry is.
         self._unchecked = isinstance(X, np.memmap)
