@@ -126,10 +126,13 @@ class LinearModel:
         last = getattr(self._memory, "last", None)
         if last:
             last[1].forget()
-        return self._evaluate(theta, lam)
+        return self._evaluate(theta, lam, remember=False)
 
-    def _evaluate(self, theta: np.ndarray, lam: np.ndarray) -> NativeLinearization:
-        at = NativeLinearization(self._core.linearize(theta, lam if self.n_lam else _NO_LAM))
+    def _evaluate(
+        self, theta: np.ndarray, lam: np.ndarray, remember: bool = True
+    ) -> NativeLinearization:
+        hyper = lam if self.n_lam else _NO_LAM
+        at = NativeLinearization(self._core.linearize(theta, hyper, remember))
         if self._unchecked:
             self._passed(math.isfinite(at.fun) and bool(np.isfinite(at.jac).all()))
         return at
