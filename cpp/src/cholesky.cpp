@@ -3,9 +3,13 @@
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
+#include <exception>
+#include <memory>
 #include <utility>
 
 #include "implicitgrad/errors.hpp"
+#include "implicitgrad/multiversion.hpp"
+#include "implicitgrad/parallel.hpp"
 #include "implicitgrad/runtime.hpp"
 #include "implicitgrad/space.hpp"
 #include "implicitgrad/triangular.hpp"
@@ -27,85 +31,125 @@ index checked(index n) {
   return n;
 }
 
-/// y = A x, A's lower triangle stored by columns.
-void symmetric_product(index n, const double* a, const double* x, double* y) {
-  std::fill_n(y, n, 0.0);
-  for (index j = 0; j < n; ++j) {
-    const double* column = a + j * n;
-    y[j] += column[j] * x[j];
-    double s = 0.0;
-    for (index i = j + 1; i < n; ++i) {
-      y[i] += column[i] * x[j];
-      s += column[i] * x[i];
-    }
-    y[j] += s;
-  }
+constexpr index side = 32;
+
+/// The lower triangle, copied to the upper one; a square at a time, both of which are in cache.
+void mirror(index n, double* a) {
+  for (index left = 0; left < n; left += side)
+    for (index top = left; top < n; top += side)
+      for (index j = left; j < std::min(n, left + side); ++j)
+        for (index i = std::max(top, j + 1); i < std::min(n, top + side); ++i)
+          a[i * n + j] = a[j * n + i];
 }
 
-/// Factors lower(A) + shift·I into `factor`; false where it is not positive definite.
-bool factorise(index n, const std::vector<double>& a, double shift, std::vector<double>& factor,
-               int n_threads) {
-  poll_interrupt();
-  factor = a;
-  for (index i = 0; i < n; ++i) factor[i * n + i] += shift;
-  return cholesky_decompose(n, factor.data(), n_threads);
+struct column_size {
+  double largest, poison;  // of absolute values; NaN unless all entries are finite
+};
+
+/// x_i ← x_i s_i factor.
+IMPLICITGRAD_KERNEL column_size scale_column(double* __restrict x, const double* __restrict s,
+                                             index count, double factor) {
+  double largest = 0.0, poison = 0.0;
+#pragma omp simd reduction(max : largest) reduction(+ : poison)
+  for (index i = 0; i < count; ++i) {
+    const double value = x[i] * s[i] * factor, size = std::abs(value);
+    x[i] = value;
+    largest = size > largest ? size : largest;
+    poison += value * 0.0;
+  }
+  return {largest, poison};
 }
 
 }  // namespace
 
-factored_block::factored_block(index n, const double* lower, int n_threads)
-    : n_(n),
-      n_threads_(n_threads),
-      dense_(lower, lower + n * n),
-      scale_(static_cast<std::size_t>(n)) {
-  for (index i = 0; i < n_; ++i) diagonal_.push_back(dense_[i * n_ + i]);
-
-  curvature_max_ = dominant_eigenvalue(0.0);
-  const double largest = std::abs(curvature_max_);
-  if (!std::isfinite(largest)) {  // NaN or infinite entries: the solve will meet them and say so
-    factor_.assign(dense_.size(), 0.0);
-    for (index i = 0; i < n_; ++i) factor_[i * n_ + i] = scale_[i] = 1.0;
-    return;
-  }
+factored_block::factored_block(index n, double* entries, int n_threads)
+    : n_(n), n_threads_(n_threads), entries_(entries), scale_(static_cast<std::size_t>(n)) {
+  mirror(n_, entries_);
+  for (index j = 0; j < n_; ++j) diagonal_.push_back(entries_[j * n_ + j]);
+  const auto give_up = [&] {  // the solve will meet the NaN or infinity and say so
+    finite_ = false;
+    for (index j = 0; j < n_; ++j) {
+      std::fill(entries_ + j * n_ + j, entries_ + (j + 1) * n_, 0.0);
+      entries_[j * n_ + j] = scale_[j] = 1.0;
+    }
+    curvature_max_ = HUGE_VAL;
+  };
 
   // S A S with s_i ≈ a_ii^{-1/2} has a diagonal of about one; that undoes what scales alone do to
-  // the condition. Powers of two round nothing.
-  std::vector<double> scaled;
-  const auto rescale = [&](auto size_of) {
-    scaled = dense_;
+  // the condition. Powers of two round nothing. Returns the largest entry.
+  const auto scale_by = [&](auto size_of) {
     for (index i = 0; i < n_; ++i) {
       int exponent = 0;
       std::frexp(size_of(i), &exponent);
       scale_[i] = std::ldexp(1.0, -exponent / 2);
     }
-    bool bounded = true;
-    for (index j = 0; j < n_; ++j)
-      for (index i = j; i < n_; ++i) {
-        double& entry = scaled[j * n_ + i];
-        entry *= scale_[i] * scale_[j];
-        bounded = bounded && std::abs(entry) <= 4.0;
-      }
-    return bounded;
+    column_size all{0.0, 0.0};
+    for (index j = 0; j < n_; ++j) {
+      entries_[j * n_ + j] = diagonal_[j];
+      const auto [largest, poison] =
+          scale_column(entries_ + j * n_ + j, scale_.data() + j, n_ - j, scale_[j]);
+      all = {std::max(all.largest, largest), all.poison + poison};
+    }
+    return all.poison == 0.0 ? all.largest : HUGE_VAL;
   };
-  const double typical = largest > 0.0 ? largest : 1.0;
+  const auto restore = [&] {
+    for (index j = 0; j < n_; ++j) {
+      entries_[j * n_ + j] = diagonal_[j];
+      for (index i = j + 1; i < n_; ++i) entries_[j * n_ + i] = entries_[i * n_ + j];
+    }
+  };
+  // Where there is no positive diagonal entry to go by, the largest entry takes its place.
+  double typical = 0.0;
+  const auto find_typical = [&] {
+    for (index j = 0; j < n_; ++j)
+      for (index i = j; i < n_; ++i) typical = std::max(typical, std::abs(entries_[j * n_ + i]));
+    if (!(typical > 0.0 && std::isfinite(typical))) typical = 1.0;
+  };
+  if (!std::all_of(diagonal_.begin(), diagonal_.end(), [](double d) { return d > 0.0; }))
+    find_typical();
+  const auto own = [&](index i) { return diagonal_[i] > 0.0 ? diagonal_[i] : typical; };
+  const auto common = [&](index) { return typical; };
   // |a_ij| ≤ √(a_ii a_jj) in a semidefinite matrix. Where that fails by far, no scaling will help.
-  if (!rescale([&](index i) { return diagonal_[i] > 0.0 ? diagonal_[i] : typical; }))
-    rescale([&](index) { return typical; });
+  const bool balanced = scale_by(own) <= 4.0;
+  if (!balanced) {
+    restore();
+    find_typical();
+    if (!std::isfinite(scale_by(common))) {
+      give_up();
+      return;
+    }
+  }
 
+  // The smallest shift, among powers of two times the rounding level, that makes it definite.
   const double noise = DBL_EPSILON * static_cast<double>(n_ + 8);
-  if (!factorise(n_, scaled, 0.0, factor_, n_threads_)) {
-    // The smallest shift, among powers of two times the rounding level, that makes it definite.
-    double shift = noise;
-    while (!factorise(n_, scaled, shift, factor_, n_threads_)) shift *= 2.0;
-    verdict_ = shift <= 16.0 * noise ? definiteness::singular : definiteness::indefinite;
+  poll_interrupt();
+  while (!cholesky_decompose(n_, entries_, n_threads_)) {
+    shift_ = shift_ == 0.0 ? 1.0 : 2.0 * shift_;
+    if (!std::isfinite(shift_ * noise)) {
+      give_up();
+      return;
+    }
+    restore();
+    balanced ? scale_by(own) : scale_by(common);
+    for (index i = 0; i < n_; ++i) entries_[i * n_ + i] += shift_ * noise;
+    poll_interrupt();
+  }
+}
+
+void factored_block::judge() {
+  if (!finite_) return;
+  curvature_max_ = dominant_eigenvalue(0.0);
+  if (shift_ > 0.0) {
+    verdict_ = shift_ <= 16.0 ? definiteness::singular : definiteness::indefinite;
     if (verdict_ == definiteness::singular) return;
     // The power method on A − μI leads to the end of the spectrum that is farther from μ.
     if (curvature_max_ < 0.0) curvature_max_ = dominant_eigenvalue(curvature_max_);
     curvature_min_ = std::min(negative_rayleigh(), dominant_eigenvalue(curvature_max_));
     return;
   }
-  if (smallest_eigenvalue(false) <= noise) verdict_ = definiteness::singular;
-  curvature_min_ = smallest_eigenvalue(true);
+  double scaled = 0.0;
+  smallest_eigenvalues(scaled, curvature_min_);
+  if (scaled <= DBL_EPSILON * static_cast<double>(n_ + 8)) verdict_ = definiteness::singular;
 }
 
 /// A start for the power methods: fixed, and with no symmetry.
@@ -125,7 +169,7 @@ double factored_block::dominant_eigenvalue(double mu) const {
     if (!std::isfinite(norm)) return norm;
     if (norm == 0.0) break;
     host_space::axpby(n_, 1.0 / norm, v.data(), 0.0, v.data());
-    symmetric_product(n_, dense_.data(), v.data(), w.data());
+    symmetric_product(n_, entries_, diagonal_.data(), v.data(), w.data());
     if (mu != 0.0) host_space::axpby(n_, -mu, v.data(), 1.0, w.data());
     const double before = std::exchange(estimate, host_space::dot(n_, v.data(), w.data()));
     if (settled(step, estimate, before)) break;
@@ -134,21 +178,36 @@ double factored_block::dominant_eigenvalue(double mu) const {
   return estimate + mu;
 }
 
-/// By inverse iteration, of A or of the scaled matrix.
-double factored_block::smallest_eigenvalue(bool unscaled) const {
-  std::vector<double> v = start(), w(v.size());
-  double estimate = 0.0;
-  for (int step = 0; step < power_steps; ++step) {
-    const double norm = host_space::norm(n_, v.data());
-    if (!(std::isfinite(norm) && norm > 0.0)) break;
-    host_space::axpby(n_, 1.0 / norm, v.data(), 0.0, v.data());
+/// By inverse iteration, of the scaled matrix and of A at once, so that the factor is read for
+/// both.
+void factored_block::smallest_eigenvalues(double& scaled, double& unscaled) const {
+  std::vector<double> v(static_cast<std::size_t>(2 * n_)), w(v.size());
+  const std::vector<double> begin = start();
+  std::copy(begin.begin(), begin.end(), v.begin());
+  std::copy(begin.begin(), begin.end(), v.begin() + n_);
+  double estimate[2] = {0.0, 0.0};
+  bool done[2] = {false, false};
+  for (int step = 0; step < power_steps && !(done[0] && done[1]); ++step) {
+    for (int c = 0; c < 2; ++c) {
+      double* column = v.data() + c * n_;
+      const double norm = host_space::norm(n_, column);
+      if (!(std::isfinite(norm) && norm > 0.0)) done[c] = true;
+      if (!done[c]) host_space::axpby(n_, 1.0 / norm, column, 0.0, column);
+    }
     w = v;
-    solve(w.data(), 1, unscaled);
-    const double before = std::exchange(estimate, 1.0 / host_space::dot(n_, v.data(), w.data()));
-    if (settled(step, estimate, before)) break;
+    for (index i = 0; i < n_; ++i) w[n_ + i] *= scale_[i];
+    cholesky_solve(n_, entries_, w.data(), 2);
+    for (index i = 0; i < n_; ++i) w[n_ + i] *= scale_[i];
+    for (int c = 0; c < 2; ++c) {
+      if (done[c]) continue;
+      const double quotient = host_space::dot(n_, v.data() + c * n_, w.data() + c * n_);
+      const double before = std::exchange(estimate[c], 1.0 / quotient);
+      done[c] = settled(step, estimate[c], before);
+    }
     std::swap(v, w);
   }
-  return estimate;
+  scaled = estimate[0];
+  unscaled = estimate[1];
 }
 
 /// The least Rayleigh quotient of A met on the way to a direction where it is negative, where
@@ -160,7 +219,7 @@ double factored_block::negative_rayleigh() const {
     const double norm = host_space::norm(n_, v.data());
     if (!(std::isfinite(norm) && norm > 0.0)) break;
     host_space::axpby(n_, 1.0 / norm, v.data(), 0.0, v.data());
-    symmetric_product(n_, dense_.data(), v.data(), w.data());
+    symmetric_product(n_, entries_, diagonal_.data(), v.data(), w.data());
     least = std::min(least, host_space::dot(n_, v.data(), w.data()));
     solve(v.data(), 1, true);
   }
@@ -168,15 +227,20 @@ double factored_block::negative_rayleigh() const {
 }
 
 double factored_block::proven_minimum(double slack) const {
-  if (verdict_ != definiteness::positive) return 0.0;
+  if (verdict_ != definiteness::positive || !finite_) return 0.0;
   double trace = 0.0;
   for (const double d : diagonal_) trace += d;
   const double backward = 4.0 * DBL_EPSILON * static_cast<double>(n_ + 2) * trace;
-  std::vector<double> factor;
   for (const double share : {0.9, 0.5, 0.1}) {
     const double shift = share * curvature_min_;
-    if (shift > backward + slack && factorise(n_, dense_, -shift, factor, n_threads_))
-      return shift - backward - slack;
+    if (!(shift > backward + slack)) continue;
+    std::vector<double> factor(static_cast<std::size_t>(n_ * n_));
+    for (index j = 0; j < n_; ++j) {  // A is symmetric: its upper triangle, as the lower one
+      factor[j * n_ + j] = diagonal_[j] - shift;
+      for (index i = 0; i < j; ++i) factor[i * n_ + j] = entries_[j * n_ + i];
+    }
+    poll_interrupt();
+    if (cholesky_decompose(n_, factor.data(), n_threads_)) return shift - backward - slack;
   }
   return 0.0;
 }
@@ -188,41 +252,76 @@ void factored_block::solve(double* v, index columns, bool unscaled) const {
       for (index i = 0; i < n_; ++i) v[c * n_ + i] *= scale_[i];
   };
   rescale();
-  cholesky_solve(n_, factor_.data(), v, columns);
+  cholesky_solve(n_, entries_, v, columns);
   rescale();
 }
 
-cholesky_factor::cholesky_factor(const Operator& a) : size_(a.size()), repeat_(a.blocks().repeat) {
-  const index q = checked(a.order()), count = a.blocks().count;
-  std::vector<double> dense(static_cast<std::size_t>(count * q * q));
-  a.dense(dense.data());
-  blocks_.reserve(static_cast<std::size_t>(count));
-  for (index b = 0; b < count; ++b)
-    blocks_.emplace_back(q, dense.data() + b * q * q, a.n_threads());
+/// body(b) for each block: several at once where they are many and worth it. Exceptions are passed
+/// on.
+template <class Body>
+void cholesky_factor::for_blocks(Body&& body) const {
+  constexpr index worth = 128;
+  const auto count = size_ / (order_ * repeat_);
+  std::vector<std::exception_ptr> failed(static_cast<std::size_t>(count));
+  const auto guarded = [&](index b, int) {
+    try {
+      body(b);
+    } catch (...) {
+      failed[static_cast<std::size_t>(b)] = std::current_exception();
+    }
+  };
+  parallel_for(count, order_ >= worth ? n_threads_ : 1, guarded);
+  for (const std::exception_ptr& error : failed)
+    if (error) std::rethrow_exception(error);
+}
+
+cholesky_factor::cholesky_factor(const Operator& a, std::vector<double> storage)
+    : size_(a.size()),
+      order_(checked(a.order())),
+      repeat_(a.blocks().repeat),
+      n_threads_(a.n_threads()),
+      storage_(std::move(storage)) {
+  const index count = a.blocks().count, entries = order_ * order_;
+  storage_.resize(static_cast<std::size_t>(count * entries));
+  a.dense(storage_.data());
+  std::vector<std::unique_ptr<factored_block>> made(static_cast<std::size_t>(count));
+  for_blocks([&](index b) {
+    made[static_cast<std::size_t>(b)] = std::make_unique<factored_block>(
+        order_, storage_.data() + b * entries, count > 1 ? 1 : n_threads_);
+  });
+  for (auto& block_of : made) blocks_.push_back(std::move(*block_of));
+}
+
+const std::vector<factored_block>& cholesky_factor::judged() const {
+  std::call_once(judged_, [this] {
+    for_blocks([&](index b) { blocks_[static_cast<std::size_t>(b)].judge(); });
+  });
+  return blocks_;
 }
 
 void cholesky_factor::apply(const_block v, block out) const {
-  const index stretch = size_ / static_cast<index>(blocks_.size());
+  const index stretch = order_ * repeat_;
   std::copy_n(v.data, v.size(), out.data);
-  for (index c = 0; c < v.cols; ++c)
-    for (std::size_t b = 0; b < blocks_.size(); ++b)
-      blocks_[b].solve(out.col(c) + static_cast<index>(b) * stretch, repeat_);
+  for_blocks([&](index b) {
+    for (index c = 0; c < v.cols; ++c)
+      blocks_[static_cast<std::size_t>(b)].solve(out.col(c) + b * stretch, repeat_);
+  });
 }
 
 definiteness cholesky_factor::verdict() const {
   definiteness worst = definiteness::positive;
-  for (const factored_block& one : blocks_) worst = std::max(worst, one.verdict());
+  for (const factored_block& one : judged()) worst = std::max(worst, one.verdict());
   return worst;
 }
 
 double cholesky_factor::curvature_min() const {
-  double least = blocks_.front().curvature_min();
+  double least = judged().front().curvature_min();
   for (const factored_block& one : blocks_) least = std::min(least, one.curvature_min());
   return least;
 }
 
 double cholesky_factor::curvature_max() const {
-  double most = blocks_.front().curvature_max();
+  double most = judged().front().curvature_max();
   for (const factored_block& one : blocks_)
     if (!(one.curvature_max() <= most)) most = one.curvature_max();
   return most;
@@ -238,9 +337,12 @@ std::vector<double> cholesky_factor::matrix_diagonal() const {
 }
 
 double cholesky_factor::proven_minimum(double slack) const {
-  double least = HUGE_VAL;
-  for (const factored_block& one : blocks_) least = std::min(least, one.proven_minimum(slack));
-  return least;
+  judged();
+  std::vector<double> least(blocks_.size());
+  for_blocks([&](index b) {
+    least[static_cast<std::size_t>(b)] = blocks_[static_cast<std::size_t>(b)].proven_minimum(slack);
+  });
+  return *std::min_element(least.begin(), least.end());
 }
 
 std::shared_ptr<const cholesky_factor> Operator::factor() const {

@@ -138,11 +138,15 @@ void linear_model_linearization::hessian::dense(double* out) const {
 std::shared_ptr<const cholesky_factor> linear_model_linearization::hessian::factor() const {
   const linear_model& m = *at_.model_;
   if (at_.data_->curvature_id != constant_curvature) return Operator::factor();
+  std::vector<double> storage;
   {
     const std::lock_guard lock(m.factor_mutex_);
     if (m.factor_ && m.factor_strength_ == at_.strength_) return m.factor_;
+    // Nobody else can get hold of it while the lock is held.
+    if (m.factor_ && m.factor_.use_count() == 1) storage = m.factor_->take_storage();
+    m.factor_.reset();
   }
-  auto factor = Operator::factor();
+  auto factor = std::make_shared<cholesky_factor>(*this, std::move(storage));
   const std::lock_guard lock(m.factor_mutex_);
   m.factor_ = factor;
   m.factor_strength_ = at_.strength_;

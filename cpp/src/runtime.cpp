@@ -44,7 +44,7 @@ void poll_interrupt() {
   using clock = std::chrono::steady_clock;
   thread_local clock::time_point last = clock::now();
   void (*const hook)() = interrupt_hook;
-  if (hook == nullptr) return;
+  if (hook == nullptr || omp_in_parallel()) return;
   const clock::time_point now = clock::now();
   if (now - last < std::chrono::milliseconds(50)) return;
   last = now;

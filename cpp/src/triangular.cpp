@@ -65,23 +65,53 @@ IMPLICITGRAD_KERNEL void divide_strip(index n, const double* l, double* a, index
   }
 }
 
+// K vectors at a time, n apart, so that L is read once for all of them.
+
+template <int K>
 IMPLICITGRAD_KERNEL void forward(index n, const double* l, double* __restrict x) {
   for (index j = 0; j < n; ++j) {
     const double* __restrict column = l + j * n;
-    const double value = x[j] /= column[j];
+    double value[K];
+    for (int c = 0; c < K; ++c) value[c] = x[c * n + j] /= column[j];
 #pragma omp simd
-    for (index i = j + 1; i < n; ++i) x[i] -= column[i] * value;
+    for (index i = j + 1; i < n; ++i)
+#pragma GCC unroll 4
+      for (int c = 0; c < K; ++c) x[c * n + i] -= column[i] * value[c];
   }
 }
 
+template <int K>
 IMPLICITGRAD_KERNEL void backward(index n, const double* l, double* __restrict x) {
   for (index j = n - 1; j >= 0; --j) {
     const double* __restrict column = l + j * n;
-    double sum = 0.0;
-#pragma omp simd reduction(+ : sum)
-    for (index i = j + 1; i < n; ++i) sum += column[i] * x[i];
-    x[j] = (x[j] - sum) / column[j];
+    double s0 = 0.0, s1 = 0.0, s2 = 0.0, s3 = 0.0;
+#pragma omp simd reduction(+ : s0, s1, s2, s3)
+    for (index i = j + 1; i < n; ++i) {
+      s0 += column[i] * x[i];
+      if constexpr (K > 1) s1 += column[i] * x[n + i];
+      if constexpr (K > 2) s2 += column[i] * x[2 * n + i];
+      if constexpr (K > 3) s3 += column[i] * x[3 * n + i];
+    }
+    const double sum[4] = {s0, s1, s2, s3};
+    for (int c = 0; c < K; ++c) x[c * n + j] = (x[c * n + j] - sum[c]) / column[j];
   }
+}
+
+template <int K>
+void solve_together(index n, const double* l, double* b) {
+  forward<K>(n, l, b);
+  backward<K>(n, l, b);
+}
+
+IMPLICITGRAD_KERNEL double product_column(const double* __restrict a, index count, double value,
+                                          const double* __restrict x, double* __restrict y) {
+  double sum = 0.0;
+#pragma omp simd reduction(+ : sum)
+  for (index i = 0; i < count; ++i) {
+    y[i] += a[i] * value;
+    sum += a[i] * x[i];
+  }
+  return sum;
 }
 
 }  // namespace
@@ -137,10 +167,17 @@ void cholesky_product(index n, const double* l, double* v) {
 }
 
 void cholesky_solve(index n, const double* l, double* b, index columns) {
-  for (index c = 0; c < columns; ++c) {
-    forward(n, l, b + c * n);
-    backward(n, l, b + c * n);
-  }
+  index c = 0;
+  for (; c + 4 <= columns; c += 4) solve_together<4>(n, l, b + c * n);
+  if (c + 2 <= columns) solve_together<2>(n, l, b + c * n), c += 2;
+  if (c < columns) solve_together<1>(n, l, b + c * n);
+}
+
+void symmetric_product(index n, const double* upper, const double* diagonal, const double* x,
+                       double* y) {
+  std::fill_n(y, n, 0.0);
+  for (index j = 0; j < n; ++j)
+    y[j] += diagonal[j] * x[j] + product_column(upper + j * n, j, x[j], x, y);
 }
 
 void cholesky_divide(index n, const double* l, double* x, index rows, index ld, int n_threads) {

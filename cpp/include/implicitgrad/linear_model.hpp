@@ -17,6 +17,7 @@
 
 #include "implicitgrad/data_term.hpp"
 #include "implicitgrad/objective.hpp"
+#include "implicitgrad/solvers/cholesky.hpp"
 #include "implicitgrad/solvers/kept_preconditioner.hpp"
 
 namespace implicitgrad {
@@ -69,7 +70,7 @@ class linear_model : public Objective, public std::enable_shared_from_this<linea
   // Where D is constant, H changes with the strengths only, and the last factor may serve again.
   mutable std::mutex factor_mutex_;
   mutable std::vector<double> factor_strength_;
-  mutable std::shared_ptr<const cholesky_factor> factor_;
+  mutable std::shared_ptr<cholesky_factor> factor_;
 };
 
 /// On rows as they are; the arguments are those of make_row_term.

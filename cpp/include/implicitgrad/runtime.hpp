@@ -13,7 +13,8 @@ const char* simd_level();
 /// thread that entered the core and never inside a parallel region.
 void set_interrupt_hook(void (*hook)());
 
-/// Gives the hook a chance to throw. Long passes and solver loops call it as they go.
+/// Gives the hook a chance to throw. Long passes and solver loops call it as they go; inside a
+/// parallel region it does nothing.
 void poll_interrupt();
 
 }  // namespace implicitgrad

@@ -14,11 +14,17 @@ bool cholesky_decompose(index n, double* a, int n_threads);
 /// v ← L Lᵀ v. Cost: L is read twice.
 void cholesky_product(index n, const double* l, double* v);
 
-/// b ← (L Lᵀ)⁻¹ b for each of `columns` vectors. Cost: L is read twice, 2 n² flops a column.
+/// b ← (L Lᵀ)⁻¹ b for each of `columns` vectors. Cost: L is read twice for every four of them, 2 n²
+/// flops a column.
 void cholesky_solve(index n, const double* l, double* b, index columns);
 
 /// X ← X L⁻ᵀ for an X of `rows` rows and n columns that are ld apart. Cost: rows n² flops, X read
 /// and written once.
 void cholesky_divide(index n, const double* l, double* x, index rows, index ld, int n_threads);
+
+/// y = A x for a symmetric A, column-major n × n, its upper triangle and its diagonal given. Cost:
+/// the triangle is read once.
+void symmetric_product(index n, const double* upper, const double* diagonal, const double* x,
+                       double* y);
 
 }  // namespace implicitgrad

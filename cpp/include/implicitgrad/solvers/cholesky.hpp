@@ -3,6 +3,8 @@
 // direct method of this library.
 #pragma once
 
+#include <mutex>
+#include <utility>
 #include <vector>
 
 #include "implicitgrad/operator.hpp"
@@ -14,26 +16,35 @@ enum class definiteness { positive, singular, indefinite };  // the worst last
 /// One symmetric matrix, factored.
 class factored_block {
  public:
-  /// From A's lower triangle, column-major n × n.
-  factored_block(index n, const double* lower, int n_threads);
+  /// `entries` holds A's lower triangle, column-major n × n. It is taken over: the factor replaces
+  /// that triangle, and A moves into the other one.
+  factored_block(index n, double* entries, int n_threads);
 
+  /// v ← A⁻¹v, or of A scaled to a unit diagonal.
   void solve(double* v, index columns, bool unscaled = true) const;
 
+  /// Below, what cholesky_factor says of all its blocks.
   definiteness verdict() const { return verdict_; }
   double curvature_min() const { return curvature_min_; }
   double curvature_max() const { return curvature_max_; }
   const std::vector<double>& matrix_diagonal() const { return diagonal_; }
   double proven_minimum(double slack) const;
 
+  /// Finds the first three of these. Cost: a dozen products and solves.
+  void judge();
+
  private:
   std::vector<double> start() const;
   double dominant_eigenvalue(double mu) const;
-  double smallest_eigenvalue(bool unscaled) const;
+  void smallest_eigenvalues(double& scaled, double& unscaled) const;
   double negative_rayleigh() const;
 
   index n_;
   int n_threads_;
-  std::vector<double> dense_, factor_, diagonal_, scale_;
+  double* entries_;
+  std::vector<double> diagonal_, scale_;
+  double shift_ = 0.0;  // what had to be added to the scaled matrix, in units of rounding
+  bool finite_ = true;
   definiteness verdict_ = definiteness::positive;
   double curvature_min_ = 0.0, curvature_max_ = 0.0;
 };
@@ -44,11 +55,16 @@ class cholesky_factor : public Operator {
   /// and whatever dense() costs. Where a block is not positive definite, the factor is that of the
   /// scaled matrix plus the smallest multiple of I (among powers of two times the rounding level)
   /// that makes it so, and verdict() says whether A is singular up to rounding or indefinite.
-  explicit cholesky_factor(const Operator& a);
+  /// `storage` is memory to use again.
+  explicit cholesky_factor(const Operator& a, std::vector<double> storage = {});
+
+  /// The memory of a factor that nobody uses any more.
+  std::vector<double> take_storage() { return std::move(storage_); }
 
   index size() const override { return size_; }
   void apply(const_block v, block out) const override;
 
+  /// This and the two estimates are found when one of them is first asked for.
   definiteness verdict() const;
 
   /// Estimates of A's extreme eigenvalues, from inside the spectrum, by a few steps of the power
@@ -64,8 +80,15 @@ class cholesky_factor : public Operator {
   double proven_minimum(double slack) const;
 
  private:
-  index size_, repeat_;
-  std::vector<factored_block> blocks_;
+  template <class Body>
+  void for_blocks(Body&& body) const;
+  const std::vector<factored_block>& judged() const;
+
+  index size_, order_, repeat_;
+  int n_threads_;
+  std::vector<double> storage_;
+  mutable std::vector<factored_block> blocks_;  // changed only in judged(), once
+  mutable std::once_flag judged_;
 };
 
 }  // namespace implicitgrad
