@@ -10,6 +10,7 @@ from . import _core
 if TYPE_CHECKING:
     from ._check import check_hypergrad
     from ._implicit import implicit_grad
+    from ._loo import leave_one_out
     from ._outer import HyperObjective, minimize
     from ._result import ImplicitGradResult, ImplicitGradWarning
     from ._train import train
@@ -31,6 +32,7 @@ _HOMES = {
     "Objective": "callables",
     "check_hypergrad": "_check",
     "implicit_grad": "_implicit",
+    "leave_one_out": "_loo",
     "minimize": "_outer",
     "train": "_train",
 }
@@ -47,6 +49,7 @@ __all__ = [
     "build_info",
     "check_hypergrad",
     "implicit_grad",
+    "leave_one_out",
     "minimize",
     "train",
 ]
