@@ -27,13 +27,15 @@ import numpy as np
 from scipy.special import expit
 
 from . import _arrays
+from ._core import norm
 from ._loo_algebra import Dual, Primal, Rows
-from .linearization import EXACT, Linearization
+from .linearization import EXACT, Linearization, Noise
 from .objectives import LeastSquares, LinearModel, Logistic
 from .penalties import L2
 
-# Of t_i, which is a difference of numbers near one where it is small.
-SMALLEST = 16 * float(np.finfo(np.float64).eps)
+EPS = float(np.finfo(np.float64).eps)
+SMALLEST = 16 * EPS  # of t_i, which is a difference of numbers near one where it is small
+QUIET = 1e-10  # relative rounding errors up to here are not reported
 
 
 def _squared(z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -100,7 +102,8 @@ def leave_one_out(
     of a row are left out one by one, while the others stay in, so that the two are not the same here.
 
     θ is taken to be θ⋆(λ), as `implicit_grad` and `HyperObjective` see to. Where some row's left-out
-    model is not determined (1 − ℓ''_i a_i at rounding level), g is inf and its gradient NaN.
+    model is not determined (1 − ℓ''_i a_i at rounding level), g is inf and its gradient NaN. Where the
+    penalty is so weak that rounding shows, its estimated size enters the `error` of results.
 
     With rows n and parameters p, an evaluation takes O(n p min(n, p)) flops, by BLAS, whose threads
     `n_threads` does not limit; and memory of min(n, p)² numbers beside blocks of rows.
@@ -199,8 +202,7 @@ class LeaveOneOut:
         if self._data._unchecked:
             self._data.linearize(theta)  # refuses a memmap that holds NaN or infinity
         state = State(self, theta, lam)
-        wide = self._rows.n < self.n_theta and state.strength.min() > 0
-        found = (self._dual if wide else self._primal).solve(state)
+        found = self._solve(state)
         fun = float(state.loss.sum())
         if found is None or not state.determined or math.isnan(fun):
             undefined = np.full(self.n_theta, math.nan), np.full(self.n_lam, math.nan)
@@ -210,7 +212,11 @@ class LeaveOneOut:
         if self._group is not None:
             jac_lam -= np.bincount(self._group, shares, self.n_lam)
         jac = self._rows.transposed(state.slope - state.ratio * quadratic)
-        return LeaveOneOutLinearization(fun, jac, jac_lam)
+        return LeaveOneOutLinearization(fun, jac, jac_lam, state.rounding())
+
+    def _solve(self, state: State) -> tuple[np.ndarray, np.ndarray] | None:
+        wide = self._rows.n < self.n_theta and state.strength.min() > 0
+        return (self._dual if wide else self._primal).solve(state)
 
     def __repr__(self) -> str:
         return f"LeaveOneOut({self._f!r})"
@@ -232,7 +238,8 @@ class State:
         _, self._first, self.second, self.ratio = self._at(self._z, self._y)
         # c_i ℓ_i(m_i), its derivative in z_i with a_i held, and whether 1 − ℓ''_i a_i is above rounding.
         self.loss, self.slope = np.empty((2, self._z.size))
-        self.determined = True
+        self.smallest = 1.0  # t_i so far
+        self.growth = 1.0  # of rounding errors in the factorisation
 
     def leave_out(self, rows: slice, a: np.ndarray, t: np.ndarray) -> np.ndarray:
         """Take note of a_i and t_i of these rows; returns their b_i."""
@@ -241,16 +248,29 @@ class State:
         self.loss[rows] = c * loss
         third = self.second[rows] * self.ratio[rows]
         self.slope[rows] = c * outer * (1.0 / t + first * third * (a / t) ** 2)
-        self.determined = self.determined and bool((t > SMALLEST).all())
+        self.smallest = float(np.minimum(self.smallest, t.min()))  # or NaN
         return c * c * outer * first / t**2
+
+    @property
+    def determined(self) -> bool:
+        return self.smallest > SMALLEST
+
+    def rounding(self) -> float:
+        """The relative error of the gradients, estimated: that of ℓ', as the margins are rounded, that
+        of t_i, a difference to one, and what the factorisation makes of its own."""
+        size = norm(self._first)
+        of_first = norm(self._z * self.second) / size if size > 0 else 0.0
+        return EPS * (of_first + 1.0 / self.smallest + self.growth)
 
 
 class LeaveOneOutLinearization(Linearization):
     """Value and gradients; second derivatives are refused, as no outer objective needs them."""
 
-    def __init__(self, fun: float, jac: np.ndarray, jac_lam: np.ndarray):
+    def __init__(self, fun: float, jac: np.ndarray, jac_lam: np.ndarray, rounding: float = 0.0):
         self.fun, self.jac, self.jac_lam = fun, jac, jac_lam
         self.noise = EXACT
+        if rounding > QUIET:
+            self.noise = Noise(jac=rounding * norm(jac), jac_lam=rounding * norm(jac_lam))
 
     hess = property(lambda self: _refuse("hess"))
     cross = property(lambda self: _refuse("cross"))

@@ -18,7 +18,8 @@ import scipy.sparse
 from scipy.linalg.blas import dgemm, dgemv, dsyrk, dtrsm
 from scipy.linalg.lapack import dpotrf, dpotri
 
-BLOCK = 1 << 18  # numbers in a block: two megabytes
+BLOCK = 1 << 18  # numbers in a block, two megabytes,
+LEAST = 32  # but for so many rows or columns at least
 # Stands in for a second derivative that is smaller, in the dual form, which divides by it.
 FLOOR = 1e-200
 
@@ -36,12 +37,16 @@ class Rows:
 
     def spans(self, width: int) -> Iterator[slice]:
         """Slices of the rows that make blocks of so many columns."""
-        step = max(32, BLOCK // max(width, 1))
+        step = max(LEAST, BLOCK // max(width, 1))
         return (slice(i, min(i + step, self.n)) for i in range(0, self.n, step))
 
     def take(self, rows: slice) -> Any:
         """Those rows of X, of X's own type."""
         return self.X[rows if self.kept is None else self.kept[rows]]
+
+    def whole(self) -> Any:
+        """X, without rows of weight zero."""
+        return self.X if self.kept is None else self.X[self.kept]
 
     def dense(self, rows: slice) -> np.ndarray:
         """Those rows of A, in an array of their own."""
@@ -137,6 +142,7 @@ class Primal:
         if found is None:
             return None
         L, e = found
+        state.growth = 1.0 / L.diagonal().min() ** 2
         rows, order = self.rows, self.rows.n_theta
         outer = np.zeros((order, order), order="F")  # Σ b v vᵀ
         diagonal = np.zeros(order)  # of M, in the scale of e
@@ -204,7 +210,7 @@ class Dual:
         rows = self.rows
         out = np.zeros((rows.n, rows.n), order="F")
         if rows.sparse:
-            X = rows.take(slice(0, rows.n))
+            X = rows.whole()
             for r in rows.spans(rows.n_features):
                 some = rows.take(r).toarray().astype(np.float64, copy=False)
                 out[:, r] = X @ (some if scale is None else some * scale**2).T
@@ -217,7 +223,7 @@ class Dual:
         return out + np.tril(out, -1).T
 
     def _columns(self) -> Iterator[slice]:
-        step, p = max(32, BLOCK // self.rows.n), self.rows.n_features
+        step, p = max(LEAST, BLOCK // self.rows.n), self.rows.n_features
         return (slice(j, min(j + step, p)) for j in range(0, p, step))
 
     def _dense(self, columns: slice) -> np.ndarray:
@@ -236,6 +242,7 @@ class Dual:
         # I + K/least, times omega: entries of about one, at most.
         top = max(least, K.diagonal().max())
         omega = least / top
+        state.growth = 1.0 / omega  # rows that are alike lose as much of what sets them apart
         K /= top
         of_k = K.diagonal().copy()
         E = K.copy(order="F")
@@ -297,7 +304,7 @@ class Dual:
             return out
         N = N * (root * math.sqrt(omega / top))[:, None]
         if rows.sparse:
-            transposed = rows.take(slice(0, rows.n)).T
+            transposed = rows.whole().T
             for r in rows.spans(rows.n_features):
                 half = transposed @ np.ascontiguousarray(N[:, r])
                 out += _product(np.square(half, out=half), b[r])
