@@ -200,6 +200,7 @@ def test_public_names():
         "train",
         "minimize",
         "check_hypergrad",
+        "leave_one_out",
         "build_info",
     ):
         assert name in ig.__all__ and getattr(ig, name).__doc__

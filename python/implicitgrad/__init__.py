@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from ._check import check_hypergrad
     from ._cv import cross_validated
     from ._implicit import implicit_grad
+    from ._loo import leave_one_out
     from ._minimize import minimize
-    from ._outer import HyperObjective
+    from ._outer import HyperObjective, minimize
     from ._overfit import OverfitWarning
     from ._result import ImplicitGradResult, ImplicitGradWarning
     from ._train import train
@@ -37,6 +38,8 @@ _HOMES = {
     "cross_validated": "_cv",
     "implicit_grad": "_implicit",
     "minimize": "_minimize",
+    "leave_one_out": "_loo",
+    "minimize": "_outer",
     "train": "_train",
 }
 
@@ -54,6 +57,7 @@ __all__ = [
     "check_hypergrad",
     "cross_validated",
     "implicit_grad",
+    "leave_one_out",
     "minimize",
     "train",
 ]
