@@ -10,6 +10,7 @@
 #include "implicitgrad/gram.hpp"
 #include "implicitgrad/losses.hpp"
 #include "implicitgrad/space.hpp"
+#include "kernels/margins.hpp"
 
 namespace implicitgrad {
 
@@ -107,24 +108,18 @@ linear_model_linearization::linear_model_linearization(std::shared_ptr<const lin
   const double* y = m.y_.data();
   const double* weights = m.weights_.empty() ? nullptr : m.weights_.data();
   const double even = 1.0 / static_cast<double>(n);
+  static std::atomic<std::uint64_t> last_id{1};
   visit_loss(m.loss_, [&](auto loss) {
-    static std::atomic<std::uint64_t> last_id{1};
     if (loss.most_third > 0.0) curvature_id_ = ++last_id;
-    fused_pass(
-        *m.x_, m.intercept_, {theta, m.n_theta(), 1},
-        [&](index begin, index count, index b, double* z, index) {
-          double sum = 0.0;
-          for (index i = 0; i < count; ++i) {
-            const double c = weights ? weights[begin + i] : even;
-            const margin_terms t = loss.at(z[i], y[begin + i]);
-            sum += c * t.value;
-            z[i] = c * t.first;
-            curvature_[begin + i] = c * t.second;
-          }
-          block_value[b] += sum;
-        },
-        {jac_.data(), m.n_theta(), 1}, m.n_threads_);
   });
+  const kernels::margin_function evaluate = kernels::evaluate_margins(m.loss_);
+  fused_pass(
+      *m.x_, m.intercept_, {theta, m.n_theta(), 1},
+      [&](index begin, index count, index b, double* z, index) {
+        block_value[b] += evaluate(count, z, y + begin, weights ? weights + begin : nullptr, even,
+                                   curvature_.data() + begin);
+      },
+      {jac_.data(), m.n_theta(), 1}, m.n_threads_);
   for (const double value : block_value) fun_ += value;
 
   // The penalty and what λ does to it.
