@@ -11,17 +11,17 @@ namespace {
 
 constexpr index lanes = 8;  // of the widest register
 
-/// z, curvature and value of eight rows; of a number known beforehand, lest scalar code does the
-/// last few.
+/// Eight rows, each adding its value to a sum of its own. Their number is fixed, lest scalar code
+/// does the last few of a run.
 template <class Loss>
 [[gnu::always_inline]] inline void evaluate_lanes(double* __restrict z, const double* __restrict y,
                                                   const double* __restrict c,
                                                   double* __restrict curvature,
-                                                  double* __restrict value) {
+                                                  double* __restrict sum) {
 #pragma omp simd
   for (index l = 0; l < lanes; ++l) {
     const margin_terms t = Loss::at(z[l], y[l]);
-    value[l] = c[l] * t.value;
+    sum[l] += c[l] * t.value;
     z[l] = c[l] * t.first;
     curvature[l] = c[l] * t.second;
   }
@@ -30,23 +30,26 @@ template <class Loss>
 template <class Loss>
 IMPLICITGRAD_KERNEL double evaluate(index count, double* z, const double* y, const double* c,
                                     double even, double* curvature) {
-  double all_even[lanes], value[lanes], sum[lanes] = {};
+  double all_even[lanes], sum[lanes] = {};
   std::fill_n(all_even, lanes, even);
   const auto weights = [&](index i) { return c ? c + i : all_even; };
   index i = 0;
-  for (; i + lanes <= count; i += lanes) {
-    evaluate_lanes<Loss>(z + i, y + i, weights(i), curvature + i, value);
-    for (index l = 0; l < lanes; ++l) sum[l] += value[l];
-  }
+  for (; i + lanes <= count; i += lanes)
+    evaluate_lanes<Loss>(z + i, y + i, weights(i), curvature + i, sum);
   if (const index rest = count - i; rest > 0) {
-    double last_z[lanes] = {}, last_y[lanes] = {}, last_c[lanes] = {}, last_curvature[lanes];
-    std::copy_n(z + i, rest, last_z);
-    std::copy_n(y + i, rest, last_y);
-    std::copy_n(weights(i), rest, last_c);
-    evaluate_lanes<Loss>(last_z, last_y, last_c, last_curvature, value);
-    std::copy_n(last_z, rest, z + i);
-    std::copy_n(last_curvature, rest, curvature + i);
-    for (index l = 0; l < rest; ++l) sum[l] += value[l];
+    // Filled up with rows z = y = 0 of weight 0, where every loss is finite.
+    double last_z[lanes], last_y[lanes], last_c[lanes], last_curvature[lanes];
+    const double* w = weights(i);
+#pragma omp simd
+    for (index l = 0; l < lanes; ++l) {
+      last_z[l] = l < rest ? z[i + l] : 0.0;
+      last_y[l] = l < rest ? y[i + l] : 0.0;
+      last_c[l] = l < rest ? w[l] : 0.0;
+    }
+    evaluate_lanes<Loss>(last_z, last_y, last_c, last_curvature, sum);
+#pragma omp simd
+    for (index l = 0; l < lanes; ++l)
+      if (l < rest) z[i + l] = last_z[l], curvature[i + l] = last_curvature[l];
   }
   return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
 }

@@ -11,7 +11,7 @@ namespace implicitgrad::kernels {
 /// z ← c ∘ ℓ'(z, y), curvature ← c ∘ ℓ''(z, y), and the result is Σ_i c_i ℓ(z_i, y_i). The four
 /// arrays do not overlap.
 ///
-/// Cost: 40 bytes a row; for the logistic loss about 65 flops, two of them divisions.
+/// Cost: 40 bytes a row; for the logistic loss about 70 flops, two of them divisions.
 ///
 /// What a row gives does not depend on the run that it is in. The sum has eight parts, of the rows
 /// i ≡ 0 … 7 (mod 8) of the run, at every level of SIMD.
