@@ -217,7 +217,7 @@ void register_for_type() {
 
 int main(int argc, char** argv) {
   benchmark::AddCustomContext("simd", implicitgrad::simd_level());
-  for (const index count : {4, 8, 61, 64, 256})
+  for (const index count : {2, 4, 8, 61, 64, 256})
     benchmark::RegisterBenchmark(("margins/logistic/smoke_rows:" + std::to_string(count)).c_str(),
                                  [count](benchmark::State& state) { margins(state, count); })
         ->UseManualTime()

@@ -10,16 +10,16 @@ namespace implicitgrad::kernels {
 namespace {
 
 constexpr index lanes = 8;  // of the widest register
+constexpr index few = 6;    // Fewer rows are faster one by one than filled up to eight.
 
-/// Eight rows, each adding its value to a sum of its own. Their number is fixed, lest scalar code
-/// does the last few of a run.
-template <class Loss>
-[[gnu::always_inline]] inline void evaluate_lanes(double* __restrict z, const double* __restrict y,
-                                                  const double* __restrict c,
-                                                  double* __restrict curvature,
-                                                  double* __restrict sum) {
+/// Rows whose number is known beforehand, each adding its value to a sum of its own.
+template <class Loss, index rows>
+[[gnu::always_inline]] inline void evaluate_rows(double* __restrict z, const double* __restrict y,
+                                                 const double* __restrict c,
+                                                 double* __restrict curvature,
+                                                 double* __restrict sum) {
 #pragma omp simd
-  for (index l = 0; l < lanes; ++l) {
+  for (index l = 0; l < rows; ++l) {
     const margin_terms t = Loss::at(z[l], y[l]);
     sum[l] += c[l] * t.value;
     z[l] = c[l] * t.first;
@@ -35,8 +35,12 @@ IMPLICITGRAD_KERNEL double evaluate(index count, double* z, const double* y, con
   const auto weights = [&](index i) { return c ? c + i : all_even; };
   index i = 0;
   for (; i + lanes <= count; i += lanes)
-    evaluate_lanes<Loss>(z + i, y + i, weights(i), curvature + i, sum);
-  if (const index rest = count - i; rest > 0) {
+    evaluate_rows<Loss, lanes>(z + i, y + i, weights(i), curvature + i, sum);
+  const index rest = count - i;
+  if (rest < few) {
+    for (index l = 0; l < rest; ++l)
+      evaluate_rows<Loss, 1>(z + i + l, y + i + l, weights(i) + l, curvature + i + l, sum + l);
+  } else {
     // Filled up with rows z = y = 0 of weight 0, where every loss is finite.
     double last_z[lanes], last_y[lanes], last_c[lanes], last_curvature[lanes];
     const double* w = weights(i);
@@ -46,7 +50,7 @@ IMPLICITGRAD_KERNEL double evaluate(index count, double* z, const double* y, con
       last_y[l] = l < rest ? y[i + l] : 0.0;
       last_c[l] = l < rest ? w[l] : 0.0;
     }
-    evaluate_lanes<Loss>(last_z, last_y, last_c, last_curvature, sum);
+    evaluate_rows<Loss, lanes>(last_z, last_y, last_c, last_curvature, sum);
 #pragma omp simd
     for (index l = 0; l < lanes; ++l)
       if (l < rest) z[i + l] = last_z[l], curvature[i + l] = last_curvature[l];
