@@ -7,10 +7,12 @@
 //
 // Counters, all medians: read_GBs and kernel_GBs, bytes of X per second; ratio, the time of a read
 // over that of the kernel run that follows it (1 is the speed of memory, where X exceeds the
-// caches).
+// caches). margins: the logistic loss alone over runs of rows, beside the same formulas row by row
+// with the C library's exp and log1p; ratio is the time of these over that of the kernel.
 #include <benchmark/benchmark.h>
 
 #include <chrono>
+#include <cmath>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -23,6 +25,7 @@
 #include "implicitgrad/gram.hpp"
 #include "implicitgrad/linear_model.hpp"
 #include "implicitgrad/runtime.hpp"
+#include "kernels/margins.hpp"
 #include "problem.hpp"
 
 namespace {
@@ -101,6 +104,44 @@ void linearize(benchmark::State& state, shape s, layout order, int threads) {
             [&] { benchmark::DoNotOptimize(model->linearize(p.theta.data(), lam.data())); });
 }
 
+double margins_row_by_row(index count, double* z, const double* y, const double* c,
+                          double* curvature) {
+  double sum = 0.0;
+  for (index i = 0; i < count; ++i) {
+    const double margin = y[i] * z[i], e = std::exp(-std::abs(z[i])), u = 1.0 / (1.0 + e);
+    sum += c[i] * (std::log1p(e) + (margin < 0 ? -margin : 0.0));
+    z[i] = c[i] * (margin < 0 ? -y[i] * u : -y[i] * e * u);
+    curvature[i] = c[i] * e * u * u;
+  }
+  return sum;
+}
+
+/// In cache: runs of `count` rows, of 8192 in all.
+void margins(benchmark::State& state, index count) {
+  constexpr index n = 8192;
+  std::vector<double> z(n), work(n), y(n), c(n, 0.5), curvature(n), before, after, ratio;
+  for (index i = 0; i < n; ++i) z[i] = 4.0 * noise(i), y[i] = noise(i + 7) < 0 ? -1.0 : 1.0;
+  const auto evaluate = implicitgrad::kernels::evaluate_margins("logistic");
+  const auto run = [&](const auto& body) {
+    work = z;
+    return seconds([&] {
+      double sum = 0.0;
+      for (index i = 0; i + count <= n; i += count) sum += body(i);
+      benchmark::DoNotOptimize(sum);
+    });
+  };
+  for (auto _ : state) {
+    before.push_back(run(
+        [&](index i) { return margins_row_by_row(count, &work[i], &y[i], &c[i], &curvature[i]); }));
+    after.push_back(
+        run([&](index i) { return evaluate(count, &work[i], &y[i], &c[i], 0.0, &curvature[i]); }));
+    ratio.push_back(before.back() / after.back());
+    state.SetIterationTime(after.back());
+  }
+  state.counters["ns_per_row"] = 1e9 * median(after) / n;
+  state.counters["ratio"] = median(ratio);
+}
+
 template <class T>
 void weighted_squares(benchmark::State& state, shape s, layout order, int threads) {
   const problem<T>& p = cached_problem<T>(s, order);
@@ -133,8 +174,9 @@ using runner = std::function<void(benchmark::State&, shape, layout, int)>;
 
 template <class T>
 void register_for_type() {
-  // About 16, 400, 800, 800, 800 and 400 MB of float64.
-  constexpr shape shapes[] = {{4000, 500, "smoke_4000x500"}, {1000000, 50, "1000000x50"},
+  // About 16, 400, 400, 400, 800, 800, 800 and 400 MB of float64.
+  constexpr shape shapes[] = {{4000, 500, "smoke_4000x500"}, {5000000, 10, "5000000x10"},
+                              {1000000, 50, "1000000x50"},   {100000, 500, "100000x500"},
                               {100000, 1000, "100000x1000"}, {20000, 5000, "20000x5000"},
                               {5000, 20000, "5000x20000"},   {500, 100000, "500x100000"}};
   struct kernel {
@@ -176,6 +218,11 @@ void register_for_type() {
 
 int main(int argc, char** argv) {
   benchmark::AddCustomContext("simd", implicitgrad::simd_level());
+  for (const index count : {2, 4, 8, 61, 64, 256})
+    benchmark::RegisterBenchmark(("margins/logistic/smoke_rows:" + std::to_string(count)).c_str(),
+                                 [count](benchmark::State& state) { margins(state, count); })
+        ->UseManualTime()
+        ->Unit(benchmark::kMicrosecond);
   register_for_type<double>();
   register_for_type<float>();
   benchmark::Initialize(&argc, argv);

@@ -11,6 +11,7 @@
 #include "implicitgrad/fused_pass.hpp"
 #include "implicitgrad/gram.hpp"
 #include "implicitgrad/losses.hpp"
+#include "kernels/margins.hpp"
 
 namespace implicitgrad {
 
@@ -41,7 +42,7 @@ class row_term : public DataTerm {
       const double total = std::accumulate(w, w + n, 0.0);
       require(total > 0.0 && std::isfinite(total),
               "sample_weight must have a positive, finite sum");
-      for (index i = 0; i < n; ++i) w[i] /= total;
+      for (index i = 0; i < n; ++i) w[i] = share() * (w[i] / total);
     }
   }
 
@@ -52,33 +53,25 @@ class row_term : public DataTerm {
     state.curvature.resize(static_cast<std::size_t>(n * folds_));
     state.values.resize(static_cast<std::size_t>(m));
     std::vector<double> partial(static_cast<std::size_t>(x_->blocks(m).count() * m));
-    const double even = 1.0 / static_cast<double>(n), scale = share();
+    static std::atomic<std::uint64_t> last_id{constant_curvature};
     visit_loss(loss_, [&](auto loss) {
-      static std::atomic<std::uint64_t> last_id{constant_curvature};
       if (loss.most_third > 0.0) state.curvature_id = ++last_id;
-      fused_pass(
-          *x_, intercept_, {theta, size(), m},
-          [&](index begin, index count, index b, double* z, index ldz) {
-            for (index c = 0; c < m; ++c, z += ldz) {
-              const double* y = y_.data() + c % targets_ * n + begin;
-              const double* w =
-                  weights_.empty() ? nullptr : weights_.data() + c / targets_ * n + begin;
-              double* d = state.curvature.data() + c / targets_ * n + begin;
-              double sum = 0.0;
-              for (index i = 0; i < count; ++i) {
-                const double weight = w ? w[i] : even;
-                const margin_terms t = loss.at(z[i], y[i]);
-                sum += weight * t.value;
-                z[i] = scale * weight * t.first;
-                d[i] = scale * weight * t.second;
-              }
-              partial[b * m + c] += sum;
-            }
-          },
-          {state.jac.data(), size(), m}, n_threads_);
     });
+    const kernels::margin_function evaluate = kernels::evaluate_margins(loss_);
+    const double even = 1.0 / static_cast<double>(n);
+    fused_pass(
+        *x_, intercept_, {theta, size(), m},
+        [&](index begin, index count, index b, double* z, index ldz) {
+          for (index c = 0; c < m; ++c) {
+            const index of_target = c % targets_ * n + begin, of_fold = c / targets_ * n + begin;
+            partial[b * m + c] += evaluate(count, z + c * ldz, y_.data() + of_target,
+                                           weights_.empty() ? nullptr : weights_.data() + of_fold,
+                                           even, state.curvature.data() + of_fold);
+          }
+        },
+        {state.jac.data(), size(), m}, n_threads_);
     for (std::size_t i = 0; i < partial.size(); ++i)
-      state.values[i % static_cast<std::size_t>(m)] += partial[i];
+      state.values[i % static_cast<std::size_t>(m)] += partial[i] / share();
     return state;
   }
 
@@ -192,16 +185,16 @@ class row_term : public DataTerm {
       return result * (1.0 + DBL_EPSILON * static_cast<double>(n + p + 8));
     };
     const double second = most(square), third = most(cube);
-    row_norm_ = std::sqrt(second) * (1.0 + 4.0 * DBL_EPSILON);
+    row_norm_ = std::sqrt(second / share()) * (1.0 + 4.0 * DBL_EPSILON);
     visit_loss(loss_, [&](auto loss) {
       most_first_ = loss.most_first;
-      smooth_.hess = share() * loss.most_second * second;
-      smooth_.third = loss.most_third > 0.0 ? share() * loss.most_third * third : 0.0;
+      smooth_.hess = loss.most_second * second;
+      smooth_.third = loss.most_third > 0.0 ? loss.most_third * third : 0.0;
     });
   }
 
   std::shared_ptr<const Matrix> x_;
-  std::vector<double> y_, weights_;
+  std::vector<double> y_, weights_;  // the weights of a fold sum to `share`
   std::string loss_;
   mutable std::once_flag smooth_once_;
   mutable smoothness smooth_;

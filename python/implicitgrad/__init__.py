@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ._implicit import implicit_grad
     from ._loo import leave_one_out
     from ._minimize import minimize
-    from ._outer import HyperObjective, minimize
+    from ._outer import HyperObjective
     from ._overfit import OverfitWarning
     from ._result import ImplicitGradResult, ImplicitGradWarning
     from ._train import train
@@ -39,7 +39,6 @@ _HOMES = {
     "implicit_grad": "_implicit",
     "minimize": "_minimize",
     "leave_one_out": "_loo",
-    "minimize": "_outer",
     "train": "_train",
 }
 

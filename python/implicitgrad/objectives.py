@@ -216,8 +216,8 @@ class LeastSquares(LinearModel):
     --------
     >>> import numpy as np, implicitgrad as ig
     >>> f = ig.LeastSquares(np.eye(3), [1.0, 2.0, 3.0], penalty=ig.L2("feature"))
-    >>> f.n_theta, f.n_lam, f.fun(np.zeros(3), np.zeros(3))
-    (3, 3, 2.333333333333333)
+    >>> f.n_theta, f.n_lam, round(f.fun(np.zeros(3), np.zeros(3)), 6)
+    (3, 3, 2.333333)
     """
 
     _loss = "squared"

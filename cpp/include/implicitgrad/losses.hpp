@@ -7,6 +7,7 @@
 #include <cmath>
 #include <string_view>
 
+#include "implicitgrad/elementary.hpp"
 #include "implicitgrad/errors.hpp"
 
 namespace implicitgrad {
@@ -38,10 +39,10 @@ struct logistic_loss {
 
   static margin_terms at(double z, double y) {
     const double margin = y * z;
-    const double e = std::exp(-std::abs(z));
+    const double e = vector_exp(-std::abs(z));
     const double u = 1.0 / (1.0 + e);
-    const double value = std::log1p(e) + (margin < 0 ? -margin : 0.0);
-    const double first = margin < 0 ? -y * u : -y * e * u;
+    const double value = vector_log1p(e) + select_by_sign(margin, -margin, 0.0);
+    const double first = -y * select_by_sign(margin, 1.0, e) * u;
     return {value, first, e * u * u};
   }
 };
