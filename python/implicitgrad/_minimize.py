@@ -97,9 +97,11 @@ def minimize(
     Warns
     -----
     OverfitWarning
-        Where there are fewer than four rows of the outer set for each hyperparameter. One log
-        strength takes up one degree of freedom at most, and a fit of d parameters to m rows makes a
-        loss on these rows too small by up to the factor (m − d)/(m + d), here 0.6.
+        Where the outer set has fewer than two rows for each hyperparameter. A log strength takes up
+        one degree of freedom at most, and a fit of d parameters to m rows makes their loss too small
+        by a factor of (m − d)/(m + d); in practice by a quarter at two rows each, where tuning d
+        penalties begins to do no better on new rows than tuning one. The rows are those of an
+        objective of the library, or its attribute `n_outer`.
 
     Notes
     -----
