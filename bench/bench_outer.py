@@ -77,7 +77,7 @@ def run(name: str, case: Callable[[], Any], rounds: int) -> list[dict[str, Any]]
         {method: lambda method=method: ready(method) for method in METHODS},
         rounds,
         least=1,
-        seconds=60,
+        seconds=30,
     )
     rows = []
     for method, res in found.items():
@@ -148,10 +148,10 @@ class Passes:
 def make_cases(threads: int, quick: bool) -> dict[str, Callable[[], Any]]:
     """name → () → fresh (f, g, lam0, learning rate of gd)."""
     import numpy as np
-    from _problems import make
     from sklearn.datasets import load_breast_cancer, load_diabetes
 
     import implicitgrad as ig
+    from _problems import make
 
     def diabetes() -> Any:
         X, y = load_diabetes(return_X_y=True)

@@ -49,9 +49,7 @@ def test_adam_tunes_real_data():
 @pytest.mark.parametrize("value", [-1.0, float("nan"), "1"])
 def test_adam_refuses_by_name(name, value):
     with pytest.raises((ValueError, TypeError), match=name):
-        ig.minimize(
-            inner, outer, np.zeros(1), np.zeros(1), method="adam", options={name: value}
-        )
+        ig.minimize(inner, outer, np.zeros(1), np.zeros(1), method="adam", options={name: value})
 
 
 @pytest.mark.parametrize("name", ["beta1", "beta2"])
@@ -63,7 +61,12 @@ def test_a_mean_needs_some_of_the_new(name):
 def test_adam_unknown_option_warns():
     with pytest.warns(OptimizeWarning, match="beta3"):
         ig.minimize(
-            inner, outer, np.zeros(1), np.zeros(1), method="adam", options={"beta3": 1, "maxiter": 1}
+            inner,
+            outer,
+            np.zeros(1),
+            np.zeros(1),
+            method="adam",
+            options={"beta3": 1, "maxiter": 1},
         )
 
 

@@ -78,14 +78,16 @@ def test_success_means_a_small_gradient(name):
     assert np.array_equal(res.theta, res.hypergradient.theta)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_no_more_products_than_with_fixed_tolerances(name):
+@pytest.mark.parametrize(
+    ("name", "share"), [("ridge", 0.1), ("logistic", 0.1), ("iterative", 0.5), ("callables", 0.6)]
+)
+def test_fewer_products_than_with_fixed_tolerances(name, share):
     f, g, lam = CASES[name]()
     bounds = [(-9, 5)] * lam.size
     loose = ig.minimize(f, g, lam, method="inexact", bounds=bounds)
     tight = ig.minimize(*CASES[name](), bounds=bounds)
     assert loose.success and tight.success
-    assert 2 * loose.nhev <= tight.nhev
+    assert loose.nhev <= share * tight.nhev
     # Flat tails and more than one minimum: the values need not be equal, but neither far worse.
     assert loose.fun <= tight.fun * 1.02
 

@@ -85,16 +85,17 @@ class Estimator:
         h.nfev += 1
         theta = h._theta0
         for _ in range(NEWTON_STEPS):
-            before, theta = theta, self._train(lam, theta)
-            if theta is None or norm(theta - before) <= SHORT * norm(theta):
+            following = self._train(lam, theta)
+            if following is None:
                 break
-        else:
-            theta = None
-        if theta is None:  # far away, or nowhere: as ever
-            if not h._train(lam):
-                return None
-            theta = h.theta
-        return self._complete(theta, lam, h._theta0, None)
+            short = norm(following - theta) <= SHORT * norm(following)
+            theta = following
+            if short:
+                return self._complete(theta, lam, h._theta0, None)
+        if not h._train(lam):  # far away, or nowhere: as ever
+            return None
+        assert h.theta is not None
+        return self._complete(h.theta, lam, h._theta0, None)
 
     def near(self, lam: np.ndarray, there: Estimate) -> Estimate | None:
         """At λ, from the estimate at a λ not far away; None where training or the solve fails."""

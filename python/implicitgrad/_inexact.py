@@ -200,4 +200,3 @@ class _Search:
             curvature = 2 * (rise - slope)
             length *= min(0.5, max(0.1, -slope / curvature)) if curvature > 0 else 0.5
         return None
-

@@ -228,10 +228,10 @@ def _finish(h: HyperObjective, result: OptimizeResult, watch: Watch) -> Optimize
             result.fun, result.jac = h(lam)
     if math.isfinite(result.fun):
         h(lam)  # at once where it was the last λ tried
-    if watch.stopped_early:
+    if third is not None and watch.stopped_early:
         result.update(status=0, success=True)
         result.message = (
-            f"Stopped early: the watched loss has not fallen for {watch.third.patience} iterations."
+            f"Stopped early: the watched loss has not fallen for {third.patience} iterations."
         )
     elif watch.stopped:
         result.update(status=99, success=False, message="Stopped by the callback.")

@@ -251,6 +251,7 @@ class Nystrom(CG):
         rtol: list[float],
         x0: np.ndarray | None = None,
         checkpoint_rtol: float = 0.0,
+        recompute: bool = True,  # always, here
     ) -> Solution:
         solution = super().solve(hess, b, rtol, x0, checkpoint_rtol)
         solution.condition *= self.spread
