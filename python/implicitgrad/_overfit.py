@@ -17,7 +17,20 @@ ROWS_EACH = 2
 
 
 class OverfitWarning(UserWarning):
-    """More hyperparameters are tuned than the rows of the outer set can support."""
+    """More hyperparameters are tuned than the rows of the outer set can support.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import numpy as np, implicitgrad as ig
+    >>> f = ig.LeastSquares(np.eye(3), [1.0, 2.0, 3.0], penalty=ig.L2("feature"))
+    >>> g = ig.LeastSquares(np.ones((1, 3)), [1.0])
+    >>> with warnings.catch_warnings(record=True) as seen:
+    ...     warnings.simplefilter("always")
+    ...     res = ig.minimize(f, g, np.zeros(3), bounds=[(-5, 5)] * 3)
+    >>> str(seen[0].message)[:59]
+    '3 hyperparameters are tuned on 1 outer rows, which support '
+    """
 
 
 def outer_rows(g: Any) -> float | None:
