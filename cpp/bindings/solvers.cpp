@@ -78,11 +78,13 @@ block starting_from(const std::optional<block_array>& x0, block_array& x) {
 template <class Solve>
 py::tuple with_checkpoint(const block_array& b, index size, std::vector<double> rtol,
                           const std::optional<block_array>& x0, index maxiter,
-                          const py::object& monitor, double checkpoint_rtol, Solve&& solve) {
+                          const py::object& monitor, double checkpoint_rtol, bool recompute,
+                          Solve&& solve) {
   const const_block rhs = as_block(b, size, "b");
   block_array x = empty_like_block(b, size);
   const block solution = starting_from(x0, x);
   solve_options options = make_options(std::move(rtol), maxiter, monitor, rhs.rows, rhs.cols);
+  options.recompute = recompute;
   block_array checkpoint(checkpoint_rtol > 0.0 ? rhs.rows : 0);
   if (checkpoint_rtol > 0.0) {
     options.checkpoint_rtol = checkpoint_rtol;
@@ -100,9 +102,10 @@ py::tuple with_checkpoint(const block_array& b, index size, std::vector<double> 
 
 py::tuple solve_cg(const Operator& a, const block_array& b, std::vector<double> rtol,
                    const Operator* m, const std::optional<block_array>& x0, index maxiter,
-                   const py::object& monitor, double checkpoint_rtol) {
+                   const py::object& monitor, double checkpoint_rtol, bool recompute) {
   require(m == nullptr || m->size() == a.size(), "the preconditioner has the wrong size");
   return with_checkpoint(b, a.size(), std::move(rtol), x0, maxiter, monitor, checkpoint_rtol,
+                         recompute,
                          [&](const_block rhs, block x, bool warm, const solve_options& options) {
                            return cg_for<host_space>(a, m, rhs, x, warm, options);
                          });
@@ -115,9 +118,10 @@ const sampled_hessian& sampled(const Operator& a) {
 
 py::tuple solve_kept(kept_preconditioner& kept, const Operator& a, const block_array& b,
                      std::vector<double> rtol, const std::optional<block_array>& x0, index maxiter,
-                     const py::object& monitor, double checkpoint_rtol) {
+                     const py::object& monitor, double checkpoint_rtol, bool recompute) {
   const sampled_hessian& at = sampled(a);
   return with_checkpoint(b, a.size(), std::move(rtol), x0, maxiter, monitor, checkpoint_rtol,
+                         recompute,
                          [&](const_block rhs, block x, bool warm, const solve_options& options) {
                            return kept.solve(at, rhs, x, warm, options);
                          });
@@ -127,7 +131,7 @@ py::tuple solve_nystrom(nystrom_preconditioner& m, const Operator& a, const bloc
                         std::vector<double> rtol, const std::optional<block_array>& x0,
                         index maxiter, const py::object& monitor, double checkpoint_rtol) {
   require(m.size() == a.size(), "the preconditioner has the wrong size");
-  return with_checkpoint(b, a.size(), std::move(rtol), x0, maxiter, monitor, checkpoint_rtol,
+  return with_checkpoint(b, a.size(), std::move(rtol), x0, maxiter, monitor, checkpoint_rtol, true,
                          [&](const_block rhs, block x, bool warm, const solve_options& options) {
                            return m.solve(a, rhs, x, warm, options);
                          });
@@ -180,7 +184,7 @@ void register_solvers(py::module_& m) {
       .def_readonly("least", &solve_report::least);
   m.def("cg", &solve_cg, py::arg("a"), py::arg("b"), py::arg("rtol"),
         py::arg("preconditioner").none(true), py::arg("x0"), py::arg("maxiter"), py::arg("monitor"),
-        py::arg("checkpoint_rtol") = 0.0);
+        py::arg("checkpoint_rtol") = 0.0, py::arg("recompute") = true);
   py::class_<kept_preconditioner, std::shared_ptr<kept_preconditioner>>(m, "KeptPreconditioner")
       .def(py::init([](const std::string& kind, std::uint64_t seed, index rows, bool lasting) {
              return std::make_shared<kept_preconditioner>(preconditioning_named(kind), seed, rows,
@@ -209,7 +213,8 @@ void register_solvers(py::module_& m) {
              return out;
            })
       .def("solve", &solve_kept, py::arg("a"), py::arg("b"), py::arg("rtol"), py::arg("x0"),
-           py::arg("maxiter"), py::arg("monitor"), py::arg("checkpoint_rtol") = 0.0);
+           py::arg("maxiter"), py::arg("monitor"), py::arg("checkpoint_rtol") = 0.0,
+           py::arg("recompute") = true);
   m.def("nystrom", &solve_nystrom, py::arg("preconditioner"), py::arg("a"), py::arg("b"),
         py::arg("rtol"), py::arg("x0"), py::arg("maxiter"), py::arg("monitor"),
         py::arg("checkpoint_rtol") = 0.0);

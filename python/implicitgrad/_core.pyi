@@ -110,6 +110,7 @@ def cg(
     maxiter: int,
     monitor: _Monitor | None,
     checkpoint_rtol: float = 0.0,
+    recompute: bool = True,  # the residual at the end, from which all it says of convergence comes
 ) -> tuple[_Array, SolveReport, _Array]: ...
 
 class KeptPreconditioner:
@@ -127,6 +128,7 @@ class KeptPreconditioner:
         maxiter: int,
         monitor: _Monitor | None,
         checkpoint_rtol: float = 0.0,
+        recompute: bool = True,
     ) -> tuple[_Array, SolveReport, _Array]: ...
 
 def nystrom(

@@ -203,7 +203,9 @@ def _tune(problem: Problem, penalty: L2, start: float) -> Row:
         errors.append(found.error / max(float(np.linalg.norm(found.grad)), sys.float_info.min))
 
     begin = time.perf_counter()
-    res = minimize(f, g, lam0, bounds=[BOUNDS] * f.n_lam, callback=watch)
+    # Few outer rows for so many penalties: what the rows of the test say of that is shown.
+    quiet = {"warn": False}
+    res = minimize(f, g, lam0, bounds=[BOUNDS] * f.n_lam, callback=watch, options=quiet)
     return _measure(
         problem,
         res.theta,

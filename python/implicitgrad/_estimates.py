@@ -25,8 +25,13 @@ from ._outer import HyperObjective, out_of_range
 from ._result import NON_FINITE, ImplicitGradResult
 from .linearization import cross_vjp
 
-# Of the residual that the adjoint starts from, this much is left.
+# Of the residual that the adjoint starts from, this much is left: where the preconditioner makes of a
+# residual an error of like size, and at the checkpoint of a solve that must show its error.
 REDUCTION = 0.03
+CHECKPOINT = 0.2
+# The first training goes on until a Newton step is this short beside θ.
+SHORT = 0.1
+NEWTON_STEPS = 20
 SHARPENINGS = 8
 # Endings of a solve whose result is worth an estimate.
 _USABLE = ("converged", "stagnated", "iteration_limit")
@@ -75,12 +80,22 @@ class Estimator:
         self._gain: dict[str, float] = {}
 
     def first(self, lam: np.ndarray) -> Estimate | None:
-        """At the start: θ trained as ever, the adjoint from zero."""
-        self.h.nfev += 1
-        if not self.h._train(lam):
+        """At the start: θ trained until a Newton step is short beside it, the adjoint from zero."""
+        h = self.h
+        h.nfev += 1
+        theta = h._theta0
+        for _ in range(NEWTON_STEPS):
+            following = self._train(lam, theta)
+            if following is None:
+                break
+            short = norm(following - theta) <= SHORT * norm(following)
+            theta = following
+            if short:
+                return self._complete(theta, lam, h._theta0, None)
+        if not h._train(lam):  # far away, or nowhere: as ever
             return None
-        assert self.h.theta is not None
-        return self._complete(self.h.theta, lam, self.h._theta0, None)
+        assert h.theta is not None
+        return self._complete(h.theta, lam, h._theta0, None)
 
     def near(self, lam: np.ndarray, there: Estimate) -> Estimate | None:
         """At λ, from the estimate at a λ not far away; None where training or the solve fails."""
@@ -98,8 +113,8 @@ class Estimator:
             if here.inner >= here.linear or here.fun_error > fun_target:
                 better = self._newton(here.lam, here)
             else:
-                wanted = max(1e-10, min(REDUCTION, 0.3 * target / here.linear))
-                better = self._solve(replace(here), here.q, wanted)
+                wanted = min(0.1, 0.3 * target / here.linear)
+                better = self._solve(replace(here), here.q, max(1e-10, wanted))
             if better is None:
                 break
             here = better
@@ -108,24 +123,18 @@ class Estimator:
         return here
 
     def certified(self, here: Estimate, atol: float) -> ImplicitGradResult:
-        """The hypergradient with the certificate of `implicit_grad`, to an error of `atol`."""
+        """The hypergradient at θ as training leaves it otherwise, with the certificate of
+        `implicit_grad`, to an error of `atol`."""
         h = self.h
+        h.pass_by(here.theta)
+        theta = h.theta if h._train(here.lam) else here.theta
+        assert theta is not None
         tol = min(h._tol, max(atol / max(norm(here.grad), atol), 1e-12))
         options = replace(h._options, atol=atol)
-        result, theta = None, here.theta
-        for trained in (False, True):
-            if trained:
-                h.theta = theta
-                if not h._train(here.lam):
-                    break
-                theta = h.theta
-            result = _implicit.solve(
-                self.problem, theta, here.lam, h._method, tol, options, adjoint0=here.q
-            )
-            h.nhev += result.nhev
-            if result.status == 0:
-                break
-        assert result is not None
+        result = _implicit.solve(
+            self.problem, theta, here.lam, h._method, tol, options, adjoint0=here.q
+        )
+        h.nhev += result.nhev
         return result
 
     def taken(self, result: ImplicitGradResult, lam: np.ndarray) -> Estimate:
@@ -135,12 +144,15 @@ class Estimator:
 
     def _newton(self, lam: np.ndarray, there: Estimate) -> Estimate | None:
         """One Newton step of training from the θ of an estimate, and all the rest there."""
+        theta = self._train(lam, there.theta)
+        return None if theta is None else self._complete(theta, lam, there.theta, there)
+
+    def _train(self, lam: np.ndarray, theta: np.ndarray) -> np.ndarray | None:
+        """θ after a Newton step, solved for to a tenth; None where numbers go bad."""
         h = self.h
-        h.training = _train.solve(self.problem.f, lam, there.theta, None, 1, h._kept)
+        h.training = _train.solve(self.problem.f, lam, theta, None, 1, h._kept)
         h.nhev += h.training.nhev
-        if h.training.status == NON_FINITE:
-            return None
-        return self._complete(h.training.x, lam, there.theta, there)
+        return None if h.training.status == NON_FINITE else h.training.x
 
     def _complete(
         self, theta: np.ndarray, lam: np.ndarray, before: np.ndarray, there: Estimate | None
@@ -157,7 +169,7 @@ class Estimator:
                 self.h._method, point.hess, point.F, self.h._options, None
             )
             self.h.nhev += here.solver.setup(point.hess)
-            solved = self._solve(here, q, REDUCTION)
+            solved = self._solve(here, q)
             if solved is None:
                 return None
             here = solved
@@ -170,7 +182,9 @@ class Estimator:
             here.inner = self._gain[name] * left if left > 0 else 0.0
         return here if math.isfinite(here.error + here.fun) else None
 
-    def _solve(self, here: Estimate, q0: np.ndarray, reduction: float) -> Estimate | None:
+    def _solve(
+        self, here: Estimate, q0: np.ndarray, reduction: float | None = None
+    ) -> Estimate | None:
         """The adjoint, from q0 with its residual brought down to the share `reduction`."""
         point, solver = here.point, here.solver
         if isinstance(solver, solvers.Cholesky):
@@ -178,11 +192,15 @@ class Estimator:
                 return None
             here.q, here.linear = solver.apply_inverse(point.b), 0.0
             return here
-        rho = point.b - point.hess.apply(q0)
-        checkpoint = 0.0 if solver.strong else reduction
-        ahead = 1.0 if solver.strong else solver.ahead
-        solution = solver.solve(point.hess, rho, [ahead * reduction], None, checkpoint)
-        self.h.nhev += 1 + solution.nhev
+        reduction = reduction or (REDUCTION if solver.strong else CHECKPOINT)
+        rho = point.b - point.hess.apply(q0) if q0.any() else point.b
+        self.h.nhev += int(q0.any())
+        if solver.strong:
+            solution = solver.solve(point.hess, rho, [reduction], recompute=False)
+        else:
+            aim = solver.ahead * reduction
+            solution = solver.solve(point.hess, rho, [aim], None, reduction)
+        self.h.nhev += solution.nhev
         if solution.status not in _USABLE:
             return None
         here.q = q0 + solution.x

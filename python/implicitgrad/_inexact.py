@@ -85,10 +85,13 @@ def inexact(
             watch(OptimizeResult(x=here.lam.copy(), fun=here.fun, jac=here.grad, error=here.error))
         except StopIteration:
             break
+    fun, grad = h(here.lam)  # at once where it has been certified
+    if not math.isfinite(fun):
+        fun, grad = here.fun, here.grad
     return OptimizeResult(
         x=here.lam,
-        fun=here.fun,
-        jac=here.grad,
+        fun=fun,
+        jac=grad,
         nit=nit,
         success=status == 0,
         status=status,

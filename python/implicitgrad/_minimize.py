@@ -97,9 +97,11 @@ def minimize(
     Warns
     -----
     OverfitWarning
-        Where there are fewer than four rows of the outer set for each hyperparameter. One log
-        strength takes up one degree of freedom at most, and a fit of d parameters to m rows makes a
-        loss on these rows too small by up to the factor (m − d)/(m + d), here 0.6.
+        Where the outer set has fewer than two rows for each hyperparameter. A log strength takes up
+        one degree of freedom at most, and a fit of d parameters to m rows makes their loss too small
+        by a factor of (m − d)/(m + d); in practice by a quarter at two rows each, where tuning d
+        penalties begins to do no better on new rows than tuning one. The rows are those of an
+        objective of the library, or its attribute `n_outer`.
 
     Notes
     -----
@@ -226,10 +228,10 @@ def _finish(h: HyperObjective, result: OptimizeResult, watch: Watch) -> Optimize
             result.fun, result.jac = h(lam)
     if math.isfinite(result.fun):
         h(lam)  # at once where it was the last λ tried
-    if watch.stopped_early:
+    if third is not None and watch.stopped_early:
         result.update(status=0, success=True)
         result.message = (
-            f"Stopped early: the watched loss has not fallen for {watch.third.patience} iterations."
+            f"Stopped early: the watched loss has not fallen for {third.patience} iterations."
         )
     elif watch.stopped:
         result.update(status=99, success=False, message="Stopped by the callback.")

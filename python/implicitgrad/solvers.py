@@ -192,9 +192,10 @@ class CG:
         rtol: list[float],
         x0: np.ndarray | None = None,
         checkpoint_rtol: float = 0.0,
+        recompute: bool = True,
     ) -> Solution:
         x, report, checkpoint = self._run(
-            hess, b, rtol, x0, self._maxiter, self.monitor, checkpoint_rtol
+            hess, b, rtol, x0, self._maxiter, self.monitor, checkpoint_rtol, recompute
         )
         if report.least > 0:
             self._least = min(self._least, report.least)
@@ -239,7 +240,7 @@ class Nystrom(CG):
         return self._m.products
 
     def _run(self, hess: Any, b: np.ndarray, rtol: list[float], *rest: Any) -> Any:
-        return _core.nystrom(self._m, hess, b, rtol, *rest)
+        return _core.nystrom(self._m, hess, b, rtol, *rest[:-1])
 
     def solve(
         self,
@@ -248,6 +249,7 @@ class Nystrom(CG):
         rtol: list[float],
         x0: np.ndarray | None = None,
         checkpoint_rtol: float = 0.0,
+        recompute: bool = True,  # always, here
     ) -> Solution:
         solution = super().solve(hess, b, rtol, x0, checkpoint_rtol)
         solution.condition *= self.spread
