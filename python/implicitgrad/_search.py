@@ -7,14 +7,16 @@ row of weight 2, or two copies of it) give the same penalties to many digits.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy.optimize import OptimizeResult
+from scipy.optimize import Bounds, OptimizeResult
 
 from . import _arrays, _core
 from ._outer import HyperObjective, minimize
+from ._result import ImplicitGradWarning
 from .linearization import Linearization
 
 # Losses far below this share of the null model's are not told apart.
@@ -28,11 +30,19 @@ SMALL = 1e-10
 # Of the differences that Newton's method takes the Hessian from; their error is of the order of its
 # square.
 STEP = 1e-3
-MOST_HESSIANS = 12
+MOST_HESSIANS = 20
 # Newton's method ends with a step this short, or where gradients this small contract no more.
 SETTLED, NOISE = 1e-8, 1e-12
 # The longest step of Newton's method, in any λ.
-LONGEST = 2.0
+LONGEST = 4.0
+# Above the scale, log strengths that a search starts from: features that are as good as switched off,
+# or not penalised, hide from the gradient what changing that would bring.
+STARTS = -4.0, 2.0
+# Unless shared strengths leave only this share of the null model's loss: without noise, hardly
+# penalised is where to look.
+WITHOUT_NOISE = 1e-5
+# The best shared strengths are the start after all where the first search ends this much above them.
+WORSE = 1e-3
 
 
 def null_model(model: Any, n_features: int) -> tuple[float, np.ndarray]:
@@ -122,10 +132,9 @@ def search(
     """
     low, high = bounds
     offset = np.clip(np.log(scale), _arrays.LAM_MIN - low + 1, _arrays.LAM_MAX - high - 1)
-    lower, upper = offset + low, offset + high
+    limits = offset + low, offset + high
     floor = FLOOR * null_loss + float(np.finfo(float).tiny)
-    lam, spent = _shared_start(f, g, offset, low, high, floor)
-    outer = RelativeLoss(g, floor, lam)
+    shared, least, spent = _best_shared(f, g, offset, low, high, floor)
 
     def watch(intermediate_result: OptimizeResult) -> None:
         if callback is not None:
@@ -133,38 +142,82 @@ def search(
             fun = outer.loss(intermediate_result.fun, x)
             callback(OptimizeResult(x=x, fun=fun, nit=spent["nit"] + intermediate_result.nit))
 
-    result = minimize(
-        f,
-        outer,
-        lam,
-        method=method,
-        bounds=list(zip(lower, upper, strict=True)),
-        callback=watch,
-        options=_options(method, max(max_iter - spent["nit"], 1), tol),
+    first = shared
+    if least - floor > WITHOUT_NOISE * null_loss:
+        first = min(max(shared, STARTS[0], low), STARTS[1], high)
+    for start in dict.fromkeys((first, shared)):
+        outer = RelativeLoss(g, floor, offset + start)
+        result = _descend(f, outer, limits, method, tol, max_iter, watch, spent)
+        losses = g.values(result.theta)
+        result.losses = losses
+        result.fun = float(np.mean(losses.sum(axis=-1) if losses.ndim == 2 else losses))
+        if result.status in (1, 99) or result.fun + floor <= least * (1 + WORSE):
+            break
+    return OptimizeResult(**result, **spent)
+
+
+def _best_shared(
+    f: Any, g: Any, offset: np.ndarray, low: float, high: float, floor: float
+) -> tuple[float, float, dict[str, int]]:
+    """Of the λ that are all the same above `offset`, from strong to weak: the best, what g + floor is
+    there, and what that took."""
+    h = HyperObjective(f, g)
+    shared = np.linspace(high, low, max(2, math.ceil((high - low) / 2)) + 1)
+    losses = np.array([h._value(offset + u) for u in shared]) + floor
+    # Of losses that differ by rounding alone, the strongest: never by chance.
+    best = int(np.argmin(np.log(losses) + 1e-9 * np.arange(shared.size)))
+    return shared[best], losses[best], {"nit": 1, "nfev": shared.size, "nhev": h.nhev}
+
+
+def _descend(
+    f: Any,
+    outer: RelativeLoss,
+    limits: tuple[np.ndarray, np.ndarray],
+    method: str,
+    tol: float,
+    max_iter: int,
+    watch: Callable[[OptimizeResult], None],
+    spent: dict[str, int],
+) -> OptimizeResult:
+    """From outer.start to a minimum: first with `minimize`, then, where λ is short, with Newton's
+    method. Adds to `spent`."""
+    with warnings.catch_warnings():
+        # Whether a gradient was too inexact shows in the end.
+        warnings.simplefilter("ignore", ImplicitGradWarning)
+        result = minimize(
+            f,
+            outer,
+            outer.start,
+            method=method,
+            bounds=Bounds(*limits),
+            callback=watch,
+            options=_options(method, max(max_iter - spent["nit"], 1), tol),
+        )
+    _add(spent, result.nit, result)
+    if result.theta is None:
+        raise ArithmeticError(result.message)
+    lam, jac, theta, status, message = (
+        result[name] for name in ("x", "jac", "theta", "status", "message")
     )
-    for name in spent:
-        spent[name] += result[name]
-    lam, theta, jac, status = (result[name] for name in ("x", "theta", "jac", "status"))
-    if status not in (1, 99) and math.isfinite(result.fun):
-        h = _exact(f, outer, theta)
-        lam, steps = _polish(h, lam, lower, upper)
-        jac, theta = h(lam)[1], h.theta
-        spent["nit"] += steps
-        spent["nfev"] += h.nfev
-        spent["nhev"] += h.nhev
-    losses = g.values(theta)
-    success = status not in (1, 99) and _size(lam, jac, lower, upper) <= max(10 * tol, 1e-5)
+    if status not in (1, 99) and np.sum(_free(lam, jac, limits)) <= MOST_POLISHED:
+        # As accurate as rounding lets it be.
+        options = {"atol": 1e-14, "warn": False}
+        h = HyperObjective(f, outer, theta0=theta, tol=1e-10, options=options)
+        lam, steps = _newton(h, lam, limits)
+        jac, theta, message = h(lam)[1], h.theta, f"Newton's method took {steps} steps."
+        _add(spent, steps, h)
+    success = status not in (1, 99) and _size(lam, jac, limits) <= max(10 * tol, 1e-5)
+    if status not in (1, 99):
+        status = 0 if success else 2
     return OptimizeResult(
-        x=lam,
-        fun=float(losses.sum(axis=-1).mean() if losses.ndim == 2 else losses.mean()),
-        losses=losses,
-        jac=jac,
-        theta=theta,
-        success=success,
-        status=0 if success else status or 2,
-        message="The search has converged." if success else result.message,
-        **spent,
+        x=lam, jac=jac, theta=theta, success=success, status=status, message=message
     )
+
+
+def _add(spent: dict[str, int], nit: int, other: Any) -> None:
+    spent["nit"] += nit
+    spent["nfev"] += other.nfev
+    spent["nhev"] += other.nhev
 
 
 def _options(method: str, max_iter: int, accuracy: float) -> dict[str, Any]:
@@ -173,26 +226,8 @@ def _options(method: str, max_iter: int, accuracy: float) -> dict[str, Any]:
     return {"maxiter": max_iter, "maxfun": 20 * max_iter, "maxcor": 20, "gtol": accuracy, "ftol": 0}
 
 
-def _shared_start(
-    f: Any, g: Any, offset: np.ndarray, low: float, high: float, floor: float
-) -> tuple[np.ndarray, dict[str, int]]:
-    """Of the strengths that are the same multiple of every scale, from strong to weak, the best."""
-    h = HyperObjective(f, g)
-    shared = np.linspace(high, low, max(2, math.ceil((high - low) / 2)) + 1)
-    losses = np.array([h._value(offset + u) for u in shared])
-    # Of losses that differ by rounding alone, the strongest: never by chance.
-    losses = np.log(losses + floor) + 1e-9 * np.arange(shared.size)
-    lam = offset + shared[int(np.argmin(losses))]
-    return lam, {"nit": 1, "nfev": shared.size, "nhev": h.nhev}
-
-
-def _exact(f: Any, outer: RelativeLoss, theta: np.ndarray) -> HyperObjective:
-    """The hyper-objective, as accurate as rounding lets it be."""
-    return HyperObjective(f, outer, theta0=theta, tol=1e-10, options={"atol": 1e-14, "warn": False})
-
-
-def _polish(
-    h: HyperObjective, lam: np.ndarray, lower: np.ndarray, upper: np.ndarray
+def _newton(
+    h: HyperObjective, lam: np.ndarray, limits: tuple[np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, int]:
     """λ after Newton's method, projected to the bounds, and the number of its steps.
 
@@ -202,10 +237,9 @@ def _polish(
     indefinite one is replaced by its absolute value.
     """
     fun, jac = h(lam)
-    size, steps = _size(lam, jac, lower, upper), 0
+    size, steps = _size(lam, jac, limits), 0
     for _ in range(MOST_HESSIANS):
-        at_bound = ((lam <= lower) & (jac > 0)) | ((lam >= upper) & (jac < 0))
-        free = np.flatnonzero(~at_bound)
+        free = np.flatnonzero(_free(lam, jac, limits))
         if free.size == 0 or free.size > MOST_POLISHED:
             break
         values, vectors = np.linalg.eigh(_hessian(h, lam, free))
@@ -216,9 +250,9 @@ def _polish(
             step[free] = -vectors @ (inverse * (vectors.T @ jac[free]))
             step *= min(1.0, LONGEST / np.max(np.abs(step)))
             for _ in range(10):
-                trial = np.clip(lam + step, lower, upper)
+                trial = np.clip(lam + step, *limits)
                 value, slope = h(trial)
-                left = _size(trial, slope, lower, upper)
+                left = _size(trial, slope, limits)
                 if value < fun - SMALL or (value < fun + SMALL and left < size):
                     break
                 step *= 0.25
@@ -232,9 +266,15 @@ def _polish(
     return lam, steps
 
 
-def _size(lam: np.ndarray, jac: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> float:
+def _free(lam: np.ndarray, jac: np.ndarray, limits: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Which entries the gradient does not push against a bound."""
+    lower, upper = limits
+    return ~(((lam <= lower) & (jac > 0)) | ((lam >= upper) & (jac < 0)))
+
+
+def _size(lam: np.ndarray, jac: np.ndarray, limits: tuple[np.ndarray, np.ndarray]) -> float:
     """The largest entry of the projected gradient."""
-    return float(np.max(np.abs(lam - np.clip(lam - jac, lower, upper))))
+    return float(np.max(np.abs(lam - np.clip(lam - jac, *limits))))
 
 
 def _hessian(h: HyperObjective, lam: np.ndarray, free: np.ndarray) -> np.ndarray:
