@@ -55,8 +55,9 @@ def null_model(model: Any, n_features: int) -> tuple[float, np.ndarray]:
     theta, lam = np.zeros(model.n_theta), np.full(model.n_lam, _arrays.LAM_MIN)
     at = model._linearize(theta, lam)
     hess = at._core.hess
-    diagonal = _core.JacobiPreconditioner.of(hess).diagonal
-    square = np.array(diagonal[:n_features])
+    jacobi = _core.JacobiPreconditioner.of(hess)
+    assert jacobi is not None
+    square = np.array(jacobi.diagonal[:n_features])
     out = square.copy()
     if model.fit_intercept:
         unit = np.zeros(model.n_theta)
