@@ -65,7 +65,8 @@ def null_model(model: Any, n_features: int) -> tuple[float, np.ndarray]:
         row = hess.apply(unit)
         out -= row[:n_features] ** 2 / row[n_features]
     constant = ~(out > 1e-13 * square)
-    out[constant] = np.where(square[constant] > 0, square[constant], 1.0)
+    tiny = float(np.exp(_arrays.LAM_MIN))  # what the penalty adds
+    out[constant] = np.where(square[constant] > 10 * tiny, square[constant], 1.0)
     return at.fun, out
 
 
@@ -139,7 +140,7 @@ def search(
 
     def watch(intermediate_result: OptimizeResult) -> None:
         if callback is not None:
-            x = intermediate_result.x
+            x = np.copy(intermediate_result.x)  # SciPy goes on in it
             fun = outer.loss(intermediate_result.fun, x)
             callback(OptimizeResult(x=x, fun=fun, nit=spent["nit"] + intermediate_result.nit))
 
@@ -192,6 +193,7 @@ def _descend(
             method=method,
             bounds=Bounds(*limits),
             callback=watch,
+            tol=tol,
             options=_options(method, max(max_iter - spent["nit"], 1), tol),
         )
     _add(spent, result.nit, result)

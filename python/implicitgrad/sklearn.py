@@ -46,7 +46,7 @@ class GroupRidgeCV(RegressorMixin, MultiOutputMixin, GroupCV):
         How far the logarithm of each strength may go from that which would halve the coefficient
         of a feature on its own. The units of the features do not matter.
     method : str, default "L-BFGS-B"
-        Of `implicitgrad.minimize`.
+        Of `implicitgrad.minimize`; one that keeps to bounds.
     tol : float, default 1e-6
         The search by `method` stops where the slopes of the logarithm of the loss, in the logarithm
         of each strength, are within tol.
@@ -97,7 +97,8 @@ class GroupRidgeCV(RegressorMixin, MultiOutputMixin, GroupCV):
     -----
     The model minimises Σ_i w_i (y_i − x_iᵀθ − b)² + Σ_j alpha_j θ_j², which with a single alpha is
     scikit-learn's `Ridge`. The penalties minimise the mean of the folds' validation losses, each a
-    weighted mean over rows, with gradients from the implicit function theorem [1]_.
+    weighted mean over rows, with gradients from the implicit function theorem [1]_. A model in a fold
+    has the same penalty relative to the mean loss, that is, alpha times its share of Σ w_i.
 
     The search is deterministic, and ends so close to a minimum that data which are equivalent (a row
     of weight 2, or two copies of it in the same folds) give equal models to many digits:
