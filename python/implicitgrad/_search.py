@@ -183,6 +183,7 @@ def _descend(
 ) -> OptimizeResult:
     """From outer.start to a minimum: first with `minimize`, then, where λ is short, with Newton's
     method. Adds to `spent`."""
+    left = max(max_iter - spent["nit"], 1)
     with warnings.catch_warnings():
         # Whether a gradient was too inexact shows in the end.
         warnings.simplefilter("ignore", ImplicitGradWarning)
@@ -194,14 +195,14 @@ def _descend(
             bounds=Bounds(*limits),
             callback=watch,
             tol=tol,
-            options=_options(method, max(max_iter - spent["nit"], 1), tol),
+            options=_options(method, left, tol),
         )
     _add(spent, result.nit, result)
     if result.theta is None:
         raise ArithmeticError(result.message)
-    lam, jac, theta, status, message = (
-        result[name] for name in ("x", "jac", "theta", "status", "message")
-    )
+    lam, theta, message = result.x, result.theta, result.message
+    jac = result.hypergradient.grad
+    status = 99 if result.status == 99 else 1 if result.nit >= left else 2
     if status not in (1, 99) and np.sum(_free(lam, jac, limits)) <= MOST_POLISHED:
         # As accurate as rounding lets it be.
         options = {"atol": 1e-14, "warn": False}
@@ -210,8 +211,8 @@ def _descend(
         jac, theta, message = h(lam)[1], h.theta, f"Newton's method took {steps} steps."
         _add(spent, steps, h)
     success = status not in (1, 99) and _size(lam, jac, limits) <= max(10 * tol, 1e-5)
-    if status not in (1, 99):
-        status = 0 if success else 2
+    if success:
+        status = 0
     return OptimizeResult(
         x=lam, jac=jac, theta=theta, success=success, status=status, message=message
     )
@@ -223,10 +224,13 @@ def _add(spent: dict[str, int], nit: int, other: Any) -> None:
     spent["nhev"] += other.nhev
 
 
-def _options(method: str, max_iter: int, accuracy: float) -> dict[str, Any]:
-    if method.lower() != "l-bfgs-b":
+def _options(method: str, max_iter: int, tol: float) -> dict[str, Any]:
+    name = method.lower()
+    if name == "tnc":
+        return {"maxfun": 20 * max_iter}
+    if name != "l-bfgs-b":
         return {"maxiter": max_iter}
-    return {"maxiter": max_iter, "maxfun": 20 * max_iter, "maxcor": 20, "gtol": accuracy, "ftol": 0}
+    return {"maxiter": max_iter, "maxfun": 20 * max_iter, "maxcor": 20, "gtol": tol, "ftol": 0}
 
 
 def _newton(
