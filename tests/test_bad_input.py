@@ -77,7 +77,9 @@ BAD_X = {
 BAD_Y = {
     "short": LABELS[:-1],
     "long": np.append(LABELS, 1.0),
-    "2-D": np.column_stack([LABELS, LABELS]),
+    "3-D": np.zeros((12, 2, 2)),
+    "2-D of other rows": np.column_stack([LABELS, LABELS])[1:],
+    "2-D of no columns": np.zeros((12, 0)),
     "0-D": np.float64(1.0),
     "empty": LABELS[:0],
     "nan": put(LABELS, NAN),

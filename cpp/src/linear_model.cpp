@@ -34,7 +34,25 @@ std::shared_ptr<linear_model> make_linear_model(std::shared_ptr<const Matrix> x,
 
 std::shared_ptr<const Linearization> linear_model::linearize(const double* theta,
                                                              const double* lam) const {
-  return std::make_shared<const linear_model_linearization>(shared_from_this(), theta, lam);
+  return std::make_shared<const linear_model_linearization>(shared_from_this(), theta, lam, true);
+}
+
+std::shared_ptr<const Linearization> linear_model::glance(const double* theta,
+                                                          const double* lam) const {
+  return std::make_shared<const linear_model_linearization>(shared_from_this(), theta, lam, false);
+}
+
+std::shared_ptr<const data_state> linear_model::state_at(const double* theta, bool remember) const {
+  {
+    const std::lock_guard lock(state_mutex_);
+    if (state_ && std::equal(state_theta_.begin(), state_theta_.end(), theta)) return state_;
+  }
+  auto state = std::make_shared<const data_state>(data_->at(theta));
+  if (!remember) return state;
+  const std::lock_guard lock(state_mutex_);
+  state_theta_.assign(theta, theta + n_theta());
+  state_ = state;
+  return state;
 }
 
 template <class Body>
@@ -47,7 +65,8 @@ void linear_model_linearization::for_penalised(Body&& body) const {
 }
 
 linear_model_linearization::linear_model_linearization(std::shared_ptr<const linear_model> model,
-                                                       const double* theta, const double* lam)
+                                                       const double* theta, const double* lam,
+                                                       bool remember)
     : model_(std::move(model)), theta_(theta, theta + model_->n_theta()) {
   const DataTerm& data = *model_->data_;
   const penalty& pen = model_->penalty_;
@@ -62,9 +81,9 @@ linear_model_linearization::linear_model_linearization(std::shared_ptr<const lin
                 " is out of range: exp(lam) must neither overflow nor underflow");
   }
 
-  data_ = data.at(theta);
-  jac_ = std::move(data_.jac);
-  for (const double value : data_.values) fun_ += share * value;
+  data_ = model_->state_at(theta, remember);
+  jac_ = data_->jac;
+  for (const double value : data_->values) fun_ += share * value;
 
   // The penalty and what λ does to it.
   const index p = data.features(), q = data.size();
@@ -89,7 +108,7 @@ linear_model_linearization::linear_model_linearization(std::shared_ptr<const lin
 
 void linear_model_linearization::hessian::apply(const_block v, block out) const {
   const DataTerm& data = *at_.model_->data_;
-  data.apply(at_.data_, v, out);
+  data.apply(*at_.data_, v, out);
   const index p = data.features(), q = data.size();
   for (index c = 0; c < v.cols * data.models(); ++c)
     for (index j = 0; j < p; ++j) out.data[c * q + j] += at_.strength_[j] * v.data[c * q + j];
@@ -97,7 +116,7 @@ void linear_model_linearization::hessian::apply(const_block v, block out) const 
 
 bool linear_model_linearization::hessian::diagonal(double* out) const {
   const DataTerm& data = *at_.model_->data_;
-  data.squares(at_.data_, out);
+  data.squares(*at_.data_, out);
   const index p = data.features(), q = data.size();
   for (index c = 0; c < data.models(); ++c)
     for (index j = 0; j < p; ++j) out[c * q + j] += at_.strength_[j];
@@ -110,7 +129,7 @@ block_structure linear_model_linearization::hessian::blocks() const {
 
 void linear_model_linearization::hessian::dense(double* out) const {
   const DataTerm& data = *at_.model_->data_;
-  data.dense(at_.data_, out);
+  data.dense(*at_.data_, out);
   const index p = data.features(), q = data.size();
   for (index f = 0; f < data.folds(); ++f)
     for (index j = 0; j < p; ++j) out[(f * q + j) * q + j] += at_.strength_[j];
@@ -118,7 +137,7 @@ void linear_model_linearization::hessian::dense(double* out) const {
 
 std::shared_ptr<const cholesky_factor> linear_model_linearization::hessian::factor() const {
   const linear_model& m = *at_.model_;
-  if (at_.data_.curvature_id != constant_curvature) return Operator::factor();
+  if (at_.data_->curvature_id != constant_curvature) return Operator::factor();
   {
     const std::lock_guard lock(m.factor_mutex_);
     if (m.factor_ && m.factor_strength_ == at_.strength_) return m.factor_;
@@ -132,7 +151,7 @@ std::shared_ptr<const cholesky_factor> linear_model_linearization::hessian::fact
 
 std::unique_ptr<row_sketch> linear_model_linearization::sketch(index rows,
                                                                std::uint64_t seed) const {
-  return model_->data_->sketch(data_, rows, seed);
+  return model_->data_->sketch(*data_, rows, seed);
 }
 
 void linear_model_linearization::cross(const_block u, block out) const {
@@ -187,7 +206,7 @@ error_terms linear_model_linearization::errors() const {
   const double theta_norm = host_space::norm(n_theta, theta_.data());
   const double depth = DBL_EPSILON * static_cast<double>(data.depth() + 20);
   e.gradient_rounding =
-      depth * data.gradient_scale(data_, theta_norm) + 8.0 * DBL_EPSILON * penalty_gradient;
+      depth * data.gradient_scale(*data_, theta_norm) + 8.0 * DBL_EPSILON * penalty_gradient;
   // The margins' rounding reaches the curvature by way of the third derivative.
   e.product_rounding =
       2.0 * depth * (smooth.hess + smooth.third * theta_norm) + 8.0 * DBL_EPSILON * e.most;

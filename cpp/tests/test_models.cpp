@@ -199,4 +199,19 @@ TEST_CASE("the factor is kept while neither D nor the strengths change") {
   CHECK(at(f, other, {0.0, 0.0})->hess().factor() != factor);
 }
 
+TEST_CASE("a second linearisation at one θ makes no pass, and has the same bits as one that does") {
+  const several s(1, "logistic", true, layout::row_major);
+  const auto f = s.together(2), fresh = s.together(2);
+  random_source random(35);
+  const std::vector<double> theta = random.vector(s.models() * s.size()), other(theta.size(), 0.5);
+  const auto first = at(f, theta, s.lam);
+  const std::vector<double> lam{0.0, -2.0};
+  f->glance(other.data(), lam.data());  // leaves what is remembered alone
+  const auto second = at(f, theta, lam), want = at(fresh, theta, lam);
+  CHECK(second->curvature_id() == first->curvature_id());
+  CHECK(same_bits(second->jac(), want->jac()));
+  CHECK(second->fun() == want->fun());
+  CHECK(at(f, other, lam)->curvature_id() != first->curvature_id());
+}
+
 }  // namespace implicitgrad::testing

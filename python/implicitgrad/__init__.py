@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from ._check import check_hypergrad
     from ._cv import cross_validated
     from ._implicit import implicit_grad
-    from ._outer import HyperObjective, minimize
+    from ._minimize import minimize
+    from ._outer import HyperObjective
+    from ._overfit import OverfitWarning
     from ._result import ImplicitGradResult, ImplicitGradWarning
     from ._train import train
     from .callables import Objective
@@ -30,10 +32,11 @@ _HOMES = {
     "Linearization": "linearization",
     "Logistic": "objectives",
     "Objective": "callables",
+    "OverfitWarning": "_overfit",
     "check_hypergrad": "_check",
     "cross_validated": "_cv",
     "implicit_grad": "_implicit",
-    "minimize": "_outer",
+    "minimize": "_minimize",
     "train": "_train",
 }
 
@@ -46,6 +49,7 @@ __all__ = [
     "Linearization",
     "Logistic",
     "Objective",
+    "OverfitWarning",
     "build_info",
     "check_hypergrad",
     "cross_validated",

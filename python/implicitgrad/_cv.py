@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import _arrays, _core
-from .objectives import LeastSquares, LinearModel, Logistic
+from .objectives import LeastSquares, LinearModel, Logistic, effective_rows
 from .penalties import L2
 
 # Least squares is held as Gram matrices where those, with the factors that are made of them, stay
@@ -233,6 +233,9 @@ class FoldedModel(LinearModel):
         fixed = penalty.fixed if penalty else 0.0
         self._core = folds.core(part, target, fixed=fixed, n_groups=n_groups, group=group)
         self.n_theta, self.n_lam = self._core.n_theta, self._core.n_lam
+        # Rows that are left out in several folds are still the same rows.
+        seen = sum(counts[part] for counts in folds.counts) * folds.weights
+        self.n_outer = effective_rows(np.where(seen > 0, folds.weights, 0.0))
         self._unchecked = False
         self._memory = threading.local()
 
@@ -298,10 +301,10 @@ def _counts(rows: Any, n: int, fold: int, what: str) -> np.ndarray:
     where = f"the {what} rows of fold {fold} of cv"
     if rows.dtype == bool and rows.shape == (n,):
         rows = np.flatnonzero(rows)
-    if rows.ndim != 1 or rows.dtype.kind not in "iu":
-        raise TypeError(f"{where} must be an array of row numbers or a mask of {n} rows")
     if rows.size == 0:
         raise ValueError(f"{where} are none")
+    if rows.ndim != 1 or rows.dtype.kind not in "iu":
+        raise TypeError(f"{where} must be an array of row numbers or a mask of {n} rows")
     if rows.min() < -n or rows.max() >= n:
         raise ValueError(f"{where} name row {rows.max()}, X has {n} rows")
     return np.bincount(np.where(rows < 0, rows + n, rows), minlength=n)

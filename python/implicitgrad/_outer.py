@@ -1,19 +1,16 @@
-"""The outer problem: λ ↦ (g(θ⋆(λ), λ), dg/dλ) as a function, and its minimisation."""
+"""The outer problem: λ ↦ (g(θ⋆(λ), λ), dg/dλ) as a function."""
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import scipy.optimize
-from scipy.optimize import Bounds, OptimizeResult, OptimizeWarning
+from scipy.optimize import OptimizeResult
 
 from . import _arrays, _core, _implicit, _options, _result, _train, solvers
-from ._callback import takes_intermediate_result
 from ._problem import Problem, tolerance
 
 GTOL = 1e-5  # SciPy's default for L-BFGS-B
@@ -121,7 +118,7 @@ class HyperObjective:
             lam = self._problem.check_lam(lam).copy()
         except ValueError:
             # A first λ out of range is the caller's mistake, a later one an optimiser's long step.
-            if self.theta is not None and _out_of_range(lam):
+            if self.theta is not None and out_of_range(lam):
                 return failed
             raise
         if not self._train(lam):
@@ -141,8 +138,17 @@ class HyperObjective:
         self.result = result
         if not (math.isfinite(result.fun) and np.isfinite(result.grad).all()):
             return failed
-        self._lam, self.theta, self._adjoint = lam, result.theta, result.adjoint
+        self.adopt(lam, result)
         return result.fun, result.grad.copy()
+
+    def adopt(self, lam: np.ndarray, result: _result.ImplicitGradResult) -> None:
+        """Take a hypergradient found elsewhere as that of the last call."""
+        self.result = result
+        self._lam, self.theta, self._adjoint = lam, result.theta, result.adjoint
+
+    def pass_by(self, theta: np.ndarray) -> None:
+        """Be at a θ that belongs to no call: one of loose training."""
+        self.theta, self.result, self._lam = theta, None, None
 
     def _train(self, lam: np.ndarray) -> bool:
         """θ⋆(λ), from the last θ or, where that fails, from theta0."""
@@ -166,225 +172,21 @@ class HyperObjective:
         return float(self._problem.at(self.theta, lam).G.fun)
 
 
-def _out_of_range(lam: np.ndarray) -> bool:
+def out_of_range(lam: np.ndarray) -> bool:
     return bool(np.isfinite(lam).all()) and bool(
         ((lam < _arrays.LAM_MIN) | (lam > _arrays.LAM_MAX)).any()
     )
 
 
-def minimize(
-    f: Any,
-    g: Any,
-    lam0: Any,
-    theta0: Any = None,
-    method: str = "L-BFGS-B",
-    bounds: Any = None,
-    tol: float | None = None,
-    callback: Callable[..., Any] | None = None,
-    options: Mapping[str, Any] | None = None,
-) -> OptimizeResult:
-    """Find the hyperparameters that minimise g(θ⋆(λ), λ).
-
-    Parameters
-    ----------
-    f, g : objective
-        Inner and outer loss, as for `implicit_grad`.
-    lam0 : array, shape (n_lam,)
-        Start.
-    theta0 : array, shape (n_theta,), optional
-        Start of the first training.
-    method : str, default "L-BFGS-B"
-        A method of `scipy.optimize.minimize` that uses gradients, or "gd": gradient descent,
-        λ ← λ − learning_rate · dg/dλ.
-    bounds : sequence of (min, max) or scipy.optimize.Bounds, optional
-    tol : float, optional
-        Tolerance of the outer optimiser; for "gd" on the largest entry of the (projected) gradient,
-        by default 1e-5.
-    callback : callable, optional
-        ``callback(intermediate_result)`` after each outer iteration, with an OptimizeResult of x
-        (λ), fun, jac, theta, nit and hypergradient; raising StopIteration stops with status 99.
-    options : dict, optional
-        Passed on to SciPy. For "gd": learning_rate (default 1.0), maxiter (default 1000), gtol.
-
-    Returns
-    -------
-    OptimizeResult
-        x (λ), fun, jac, theta, hypergradient (the last `ImplicitGradResult`), nit, nfev (trainings
-        with hypergradient), nhev (Hessian-vector products, training included), success, status,
-        message.
-
-    Raises
-    ------
-    ValueError, TypeError
-        Naming the argument, for bad input.
-
-    Examples
-    --------
-    >>> import numpy as np, implicitgrad as ig
-    >>> f = lambda w, lam: 0.5 * float((w - lam) @ (w - lam))
-    >>> g = lambda w, lam: 0.5 * float(w @ w + (lam - 3) @ (lam - 3))
-    >>> ig.minimize(f, g, [0.0], theta0=[0.0]).x.round(5)
-    array([1.5])
-    """
-    if not isinstance(method, str):
-        raise TypeError(f"method must be a string, found {method!r}")
-    name = method.lower()
-    if name not in _METHODS:
-        raise ValueError(f"method = {method!r} is unknown; choose from {', '.join(_METHODS)}")
-    if tol is not None:
-        tol = _arrays.number(tol, "tol", positive=True)
-    if options is not None and not isinstance(options, Mapping):
-        raise TypeError(f"options must be a dict or None, found {options!r}")
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback must be callable or None, found {callback!r}")
-    given = dict(options or {})
-    gtol = given.get("gtol", tol if tol is not None else GTOL)
-    h = HyperObjective(f, g, theta0=theta0, gtol=gtol)
-    lam0 = h._problem.check_lam(lam0, "lam0").copy()
-    limits = None if bounds is None else _bounds(bounds, lam0.size)
-    watch = _Watch(h, callback)
-    if not math.isfinite(h(lam0)[0]):
-        result = OptimizeResult(
-            x=lam0, fun=math.inf, jac=np.zeros(lam0.size), nit=0, success=False, status=4
-        )
-        why = h.training.message if h.training is not None else ""
-        result.message = f"Training failed at lam0. {why}".strip()
-    elif name == "gd":
-        result = _gradient_descent(h, lam0, limits, gtol, watch, given)
-    else:
-        result = scipy.optimize.minimize(
-            _BackOff(h, lam0),
-            lam0,
-            jac=True,
-            method=method,
-            bounds=limits,
-            tol=tol,
-            options=given,
-            callback=watch,
-        )
-    return _finish(h, result, watch)
-
-
-_METHODS = (*("l-bfgs-b", "bfgs", "cg", "newton-cg", "tnc", "slsqp", "trust-constr", "gd"),)
-
-
-class _BackOff:
-    """h with a finite value in place of inf, since line searches interpolate.
-
-    Where h is inf at λ + d, λ being where it was last finite, the value and slope there are those of
-    the parabola through h(λ) with its slope at λ and its minimum at a twentieth of d.
-    """
-
-    def __init__(self, h: HyperObjective, lam: np.ndarray):
-        self.h, self.lam = h, lam
-        self.fun, self.grad = h(lam)
-
-    def __call__(self, lam: np.ndarray) -> tuple[float, np.ndarray]:
-        fun, grad = self.h(lam)
-        if math.isfinite(fun):
-            self.lam, self.fun, self.grad = lam.copy(), fun, grad
-            return fun, grad
-        slope = abs(float(self.grad @ (lam - self.lam)))
-        return self.fun + 9 * slope, -19 * self.grad
-
-
-class _Watch:
-    """The outer callback, in SciPy's protocol, with the state of the hyper-objective added."""
-
-    def __init__(self, h: HyperObjective, callback: Callable[..., Any] | None):
-        self.h, self.callback = h, callback
-        self.stopped = False
-        self.nit = 0
-        self._whole = callback is not None and takes_intermediate_result(callback)
-
-    def __call__(self, intermediate_result: OptimizeResult) -> None:
-        self.nit += 1
-        if self.callback is None:
-            return
-        if not isinstance(intermediate_result, OptimizeResult):  # some of SciPy's methods give x
-            intermediate_result = OptimizeResult(x=intermediate_result)
-        h, state = self.h, OptimizeResult(intermediate_result)
-        state.update(nit=self.nit, theta=h.theta, hypergradient=h.result)
-        if "jac" not in state and h.result is not None:
-            state.jac = h.result.grad
-        try:
-            if self._whole:
-                self.callback(intermediate_result=state)
-            else:
-                self.callback(np.copy(state.x))
-        except StopIteration:
-            self.stopped = True
-            raise
-
-
-def _gradient_descent(
-    h: HyperObjective,
-    lam: np.ndarray,
-    bounds: Bounds | None,
-    gtol: float,
-    watch: _Watch,
-    options: dict[str, Any],
-) -> OptimizeResult:
-    """λ ← clip(λ − learning_rate · dg/dλ), the field's textbook loop."""
-    rate = _arrays.number(options.pop("learning_rate", 1.0), "learning_rate", positive=True)
-    maxiter = _arrays.integer(options.pop("maxiter", 1000), "maxiter", least=1)
-    options.pop("gtol", None)
-    if options:
-        unknown = ", ".join(map(repr, options))
-        warnings.warn(f"Unknown options: {unknown}", OptimizeWarning, stacklevel=3)
-    low, high = (bounds.lb, bounds.ub) if bounds else (-np.inf, np.inf)
-    lam = np.clip(lam, low, high)
-    status, message, nit = 1, "The iteration limit was reached.", 0
-    fun, grad = h(lam)
-    while math.isfinite(fun):
-        following = np.clip(lam - rate * grad, low, high)
-        if np.max(np.abs(lam - np.clip(lam - grad, low, high)), initial=0.0) <= gtol:
-            status, message = 0, "The gradient is within gtol."
-            break
-        if nit == maxiter:
-            break
-        lam, nit = following, nit + 1
-        fun, grad = h(lam)
-        try:
-            watch(OptimizeResult(x=lam.copy(), fun=fun, jac=grad))
-        except StopIteration:
-            break
-    if not math.isfinite(fun):
-        status, message = (
-            4,
-            "Training failed at the last lam: use a smaller learning_rate or bounds.",
-        )
+def failed_at_start(h: HyperObjective, lam: np.ndarray) -> OptimizeResult:
+    """What an outer loop returns that could not begin."""
+    why = h.training.message if h.training is not None else ""
     return OptimizeResult(
-        x=lam, fun=fun, jac=grad, nit=nit, success=status == 0, status=status, message=message
+        x=lam,
+        fun=math.inf,
+        jac=np.zeros(lam.size),
+        nit=0,
+        success=False,
+        status=4,
+        message=f"Training failed at lam0. {why}".strip(),
     )
-
-
-def _bounds(bounds: Any, size: int) -> Bounds:
-    """Bounds in either of SciPy's forms, checked."""
-    try:
-        if isinstance(bounds, Bounds):
-            low, high = bounds.lb, bounds.ub
-        else:
-            pairs = [(-np.inf if a is None else a, np.inf if b is None else b) for a, b in bounds]
-            low, high = np.array(pairs, dtype=np.float64).T
-        low, high = (np.broadcast_to(np.asarray(v, np.float64), (size,)) for v in (low, high))
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"bounds must be a scipy.optimize.Bounds or {size} pairs (min, max), found {bounds!r}"
-        ) from None
-    if not (low <= high).all():
-        i = int(np.argmin(low <= high))
-        raise ValueError(f"bounds must have min <= max, found ({low[i]}, {high[i]}) for lam[{i}]")
-    return Bounds(low.copy(), high.copy())
-
-
-def _finish(h: HyperObjective, result: OptimizeResult, watch: _Watch) -> OptimizeResult:
-    """The optimiser's result with θ and the hypergradient that belong to its λ."""
-    lam = np.asarray(result.x, dtype=np.float64)
-    if math.isfinite(result.fun):
-        h(lam)  # at once where it was the last λ tried
-    if watch.stopped:
-        result.update(status=99, success=False, message="Stopped by the callback.")
-    result.update(x=lam, theta=h.theta, hypergradient=h.result, nfev=h.nfev, njev=h.nfev)
-    result.update(nhev=h.nhev)
-    return result

@@ -14,6 +14,11 @@ from .linearization import NativeLinearization
 from .penalties import L2
 
 
+def effective_rows(weights: np.ndarray) -> float:
+    """(Σw)² / Σw²: rows of equal weight whose mean varies as much."""
+    return float(weights.sum() ** 2 / (weights @ weights))
+
+
 class LinearModel:
     """What `LeastSquares` and `Logistic` share; a loss adds its name and its kind of targets."""
 
@@ -55,6 +60,8 @@ class LinearModel:
         self.n_lam: int = self._core.n_lam
         # The last linearisation, for each thread its own, so that threads do not disturb each other.
         self._memory = threading.local()
+        # Over how many rows of equal weight it averages.
+        self.n_outer = effective_rows(weights) if weights.size else float(n_rows)
         # A memmap is checked in the first pass over it, anything else now, while norms of its rows
         # that bounds on errors need are computed: infinite or NaN where an entry is.
         self._unchecked = isinstance(X, np.memmap)
@@ -119,10 +126,13 @@ class LinearModel:
         last = getattr(self._memory, "last", None)
         if last:
             last[1].forget()
-        return self._evaluate(theta, lam)
+        return self._evaluate(theta, lam, remember=False)
 
-    def _evaluate(self, theta: np.ndarray, lam: np.ndarray) -> NativeLinearization:
-        at = NativeLinearization(self._core.linearize(theta, lam if self.n_lam else _NO_LAM))
+    def _evaluate(
+        self, theta: np.ndarray, lam: np.ndarray, remember: bool = True
+    ) -> NativeLinearization:
+        hyper = lam if self.n_lam else _NO_LAM
+        at = NativeLinearization(self._core.linearize(theta, hyper, remember))
         if self._unchecked:
             self._passed(math.isfinite(at.fun) and bool(np.isfinite(at.jac).all()))
         return at

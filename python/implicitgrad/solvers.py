@@ -308,6 +308,11 @@ class Cholesky:
     def curvature_min(self) -> float:
         return self._factor.curvature_min
 
+    @property
+    def positive(self) -> bool:
+        """Whether H is positive definite."""
+        return self._factor.verdict == "positive"
+
     def apply_inverse(self, v: np.ndarray) -> np.ndarray:
         """H⁻¹v by the factor alone."""
         return self._factor.apply(v)

@@ -48,15 +48,24 @@ class linear_model : public Objective, public std::enable_shared_from_this<linea
   index n_theta() const override { return data_->size() * data_->models(); }
   index n_lam() const override { return penalty_.n_groups; }
 
-  /// One fused pass over X; O(n) for the loss. Throws where e^λ overflows or underflows.
+  /// One fused pass over X, and O(n) for the loss; no pass at all where θ is that of the call
+  /// before, which optimisers of λ often ask for. Throws where e^λ overflows or underflows.
   std::shared_ptr<const Linearization> linearize(const double* theta,
                                                  const double* lam) const override;
+
+  /// The same at a θ to which no call is expected to come back: the one before stays in memory.
+  std::shared_ptr<const Linearization> glance(const double* theta, const double* lam) const;
 
  private:
   friend class linear_model_linearization;
 
+  std::shared_ptr<const data_state> state_at(const double* theta, bool remember) const;
+
   std::shared_ptr<const DataTerm> data_;
   penalty penalty_;
+  mutable std::mutex state_mutex_;
+  mutable std::vector<double> state_theta_;
+  mutable std::shared_ptr<const data_state> state_;
   // Where D is constant, H changes with the strengths only, and the last factor may serve again.
   mutable std::mutex factor_mutex_;
   mutable std::vector<double> factor_strength_;
@@ -74,7 +83,7 @@ std::shared_ptr<linear_model> make_linear_model(std::shared_ptr<const Matrix> x,
 class linear_model_linearization : public Linearization, public sampled_hessian {
  public:
   linear_model_linearization(std::shared_ptr<const linear_model> model, const double* theta,
-                             const double* lam);
+                             const double* lam, bool remember);
   linear_model_linearization(const linear_model_linearization&) = delete;
   linear_model_linearization& operator=(const linear_model_linearization&) = delete;
 
@@ -83,14 +92,14 @@ class linear_model_linearization : public Linearization, public sampled_hessian 
   const Operator& hess() const override { return hess_; }
   problem_shape shape() const override { return model_->data_->shape(); }
   std::unique_ptr<row_sketch> sketch(index rows, std::uint64_t seed) const override;
-  std::vector<double> squares() const override { return model_->data_->mean_squares(data_); }
-  std::uint64_t curvature_id() const override { return data_.curvature_id; }
+  std::vector<double> squares() const override { return model_->data_->mean_squares(*data_); }
+  std::uint64_t curvature_id() const override { return data_->curvature_id; }
 
   /// ∂f/∂λ_l = ½ share e^{λ_l} Σ_c Σ_{j in l} θ_cj².
   const std::vector<double>& jac_lam() const { return jac_lam_; }
 
   /// The data term's value for each model, without `share`.
-  const std::vector<double>& values() const { return data_.values; }
+  const std::vector<double>& values() const { return data_->values; }
 
   /// out = C u, for n_lam × k blocks. Cost: O((n_theta + n_lam) k).
   void cross(const_block u, block out) const;
@@ -133,7 +142,7 @@ class linear_model_linearization : public Linearization, public sampled_hessian 
 
   hessian hess_{*this};
   std::shared_ptr<const linear_model> model_;
-  data_state data_;
+  std::shared_ptr<const data_state> data_;
   double fun_ = 0.0;
   std::vector<double> theta_, jac_, jac_lam_;
   std::vector<double> strength_;      // one a feature

@@ -1,0 +1,391 @@
+"""Cross-validation as one pair of objectives: against an oracle of separate models, one a fold."""
+
+import itertools
+
+import numpy as np
+import pytest
+import scipy.sparse
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import load_breast_cancer, load_diabetes
+from sklearn.model_selection import GroupKFold, KFold, ShuffleSplit, StratifiedKFold
+
+import implicitgrad as ig
+import reference
+from implicitgrad import _cv
+from reference import assert_near
+
+N, P = 61, 5
+
+
+def problem(loss="LeastSquares", seed=0, n=N, p=P, targets=0):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, p)) * np.geomspace(1, 0.2, p)
+    z = X @ rng.standard_normal((p, max(targets, 1))) + 0.3
+    z += 0.5 * rng.standard_normal(z.shape)
+    if loss == "Logistic":
+        return X, np.where(z[:, 0] > 0, 1.0, -1.0)
+    return X, z if targets else z[:, 0]
+
+
+class Oracle:
+    """The folds' models one by one, in extended precision; θ is fold-major."""
+
+    def __init__(self, loss, X, y, splits, penalty, fit_intercept, weights=None):
+        w = np.ones(len(y)) if weights is None else weights
+        y = y.reshape(len(y), -1)
+        self.K, self.inner, self.outer = len(splits), [], []
+        for train, test in splits:
+            for t in range(y.shape[1]):
+                common = {"fit_intercept": fit_intercept}
+                self.inner.append(
+                    reference.LinearModel(
+                        loss, X[train], y[train, t], penalty, sample_weight=w[train], **common
+                    )
+                )
+                self.outer.append(
+                    reference.LinearModel(
+                        loss, X[test], y[test, t], sample_weight=w[test], **common
+                    )
+                )
+        self.width = self.inner[0].n_theta
+
+    def parts(self, theta):
+        return np.asarray(theta).reshape(len(self.inner), self.width)
+
+    def fun(self, theta, lam):
+        return (
+            sum(f.fun(t, lam) for f, t in zip(self.inner, self.parts(theta), strict=True)) / self.K
+        )
+
+    def outer_fun(self, theta):
+        return sum(g.fun(t) for g, t in zip(self.outer, self.parts(theta), strict=True)) / self.K
+
+    def jac(self, theta, lam):
+        rows = [f.jac(t, lam) for f, t in zip(self.inner, self.parts(theta), strict=True)]
+        return np.concatenate(rows) / self.K
+
+    def hessp(self, theta, v, lam):
+        rows = [
+            f.hess(t, lam) @ u
+            for f, t, u in zip(self.inner, self.parts(theta), self.parts(v), strict=True)
+        ]
+        return np.concatenate(rows) / self.K
+
+    def train(self, lam):
+        return np.concatenate([f.train(lam) for f in self.inner])
+
+    def grad(self, lam):
+        pairs = zip(self.inner, self.outer, strict=True)
+        return sum(reference.exact_hypergradient(f, g, lam) for f, g in pairs) / self.K
+
+
+GROUPS = np.array([0, 1, 0, 2, 1])
+KINDS = list(
+    itertools.product(
+        ("LeastSquares", "Logistic"), ("feature", "all", "groups"), (False, True), (False, True)
+    )
+)
+
+
+def splits_of(y, loss, n_splits=3):
+    splitter = StratifiedKFold(n_splits) if loss == "Logistic" else KFold(n_splits)
+    return list(splitter.split(np.zeros((len(y), 1)), y))
+
+
+@pytest.mark.parametrize(("loss", "per", "intercept", "weighted"), KINDS)
+def test_folds_are_separate_models(loss, per, intercept, weighted):
+    X, y = problem(loss)
+    w = np.random.default_rng(3).integers(0, 4, N).astype(float) if weighted else None
+    per = GROUPS if per == "groups" else per
+    f, g = ig.cross_validated(
+        getattr(ig, loss),
+        X,
+        y,
+        cv=3,
+        penalty=ig.L2(per),
+        fit_intercept=intercept,
+        sample_weight=w,
+    )
+    want = Oracle(loss, X, y, splits_of(y, loss), per, intercept, w)
+    rng = np.random.default_rng(5)
+    lam = rng.uniform(-4, 0, f.n_lam)
+    theta, v = rng.standard_normal((2, f.n_theta))
+    assert f.n_theta == g.n_theta == 3 * (P + intercept) and g.n_lam == 0
+    assert f.unravel(theta).shape == (3, P + intercept)
+    assert_near(f.fun(theta, lam), want.fun(theta, lam))
+    assert_near(g.fun(theta), want.outer_fun(theta))
+    assert_near(f.jac(theta, lam), want.jac(theta, lam))
+    assert_near(f.hessp(theta, v, lam), want.hessp(theta, v, lam))
+    each = [o.fun(t) for o, t in zip(want.outer, want.parts(theta), strict=True)]
+    assert_near(g.values(theta), each)
+
+    trained = ig.train(f, lam)
+    assert trained.success
+    assert_near(trained.x, want.train(lam), 1e-9)
+    exact = want.grad(lam)
+    for method in ("auto", "cg", "cholesky", "minres"):
+        res = ig.implicit_grad(f, g, trained.x, lam, method=method)
+        assert res.success, (method, res.message)
+        off = float(np.linalg.norm(res.grad - exact.astype(float)))
+        assert off <= 3 * res.error + 1e-16 and off <= 1e-6 * np.linalg.norm(res.grad), method
+        assert off <= res.error_bound
+    assert ig.check_hypergrad(f, g, lam).success
+
+
+@pytest.mark.parametrize("form", ["gram", "rows"])
+@pytest.mark.parametrize("intercept", [False, True])
+def test_several_targets_share_penalties(form, intercept, monkeypatch):
+    if form == "rows":
+        monkeypatch.setattr(_cv, "MOST_GRAM_BYTES", 0)
+    X, Y = problem(targets=4)
+    folds = _cv.Folds(ig.LeastSquares, X, Y, 3, fit_intercept=intercept)
+    assert folds.in_gram_form == (form == "gram")
+    f, g = folds.pair(ig.L2("feature"))
+    want = Oracle("LeastSquares", X, Y, splits_of(Y, "LeastSquares"), "feature", intercept)
+    lam = np.linspace(-4, 0, P)
+    theta = ig.train(f, lam).x
+    assert f.unravel(theta).shape == (3, 4, P + intercept)
+    assert_near(theta, want.train(lam), 1e-9)
+    assert_near(f.fun(theta, lam), want.fun(theta, lam))
+    assert_near(g.fun(theta), want.outer_fun(theta))
+    assert g.values(theta).shape == (3, 4)
+    assert_near(3 * g.fun(theta), g.values(theta).sum())
+    for method in ("auto", "cg", "cholesky"):
+        res = ig.implicit_grad(f, g, theta, lam, method=method)
+        assert res.success
+        assert_near(res.grad, want.grad(lam), 1e-8)
+
+    # One of them, by itself.
+    f, g = folds.pair(ig.L2("feature"), target=2)
+    alone = ig.cross_validated(
+        ig.LeastSquares, X, Y[:, 2], cv=3, penalty=ig.L2("feature"), fit_intercept=intercept
+    )
+    theta = ig.train(f, lam).x
+    assert_near(theta, ig.train(alone[0], lam).x, 1e-10)
+    assert_near(g.fun(theta), alone[1].fun(theta), 1e-10)
+
+
+def test_a_model_of_several_targets_is_one_of_each():
+    X, Y = problem(targets=3)
+    f = ig.LeastSquares(X, Y, penalty=ig.L2("feature"), fit_intercept=True)
+    assert f.n_theta == 3 * (P + 1)
+    lam = np.linspace(-3, 0, P)
+    W = ig.train(f, lam).x.reshape(3, P + 1)
+    for t in range(3):
+        one = ig.LeastSquares(X, Y[:, t], penalty=ig.L2("feature"), fit_intercept=True)
+        assert_near(W[t], ig.train(one, lam).x, 1e-10)
+    want = Oracle("LeastSquares", X, Y, [(np.arange(N), np.arange(N))], "feature", True)
+    assert_near(f.fun(W.ravel(), lam), want.fun(W.ravel(), lam))
+    g = ig.LeastSquares(X[::-1], Y, fit_intercept=True)
+    assert ig.check_hypergrad(f, g, lam).success
+
+
+@pytest.mark.parametrize("loss", ["LeastSquares", "Logistic"])
+@pytest.mark.parametrize("how", ["float32", "F", "csr", "memmap"])
+def test_every_kind_of_x(loss, how, tmp_path):
+    X, y = problem(loss)
+    X[np.abs(X) < 0.1] = 0.0
+    given = X.astype(np.float32) if how == "float32" else X
+    if how == "F":
+        given = np.asfortranarray(X)
+    elif how == "csr":
+        given = scipy.sparse.csr_array(X)
+    elif how == "memmap":
+        given = np.memmap(tmp_path / "X", np.float64, "w+", shape=X.shape)
+        given[:] = X
+    make = {"cv": 4, "penalty": ig.L2("feature"), "fit_intercept": True}
+    f, g = ig.cross_validated(getattr(ig, loss), given, y, **make)
+    dense = np.asarray(given, np.float64) if how != "csr" else X
+    want = ig.cross_validated(getattr(ig, loss), dense, y, **make)
+    lam = np.full(P, -2.0)
+    theta = ig.train(f, lam).x
+    assert_near(theta, ig.train(want[0], lam).x, 1e-6 if how == "float32" else 1e-9)
+    res = ig.implicit_grad(f, g, theta, lam)
+    assert res.success
+    assert_near(
+        res.grad, ig.implicit_grad(*want, theta, lam).grad, 1e-5 if how == "float32" else 1e-8
+    )
+
+
+@pytest.mark.parametrize("loss", ["LeastSquares", "Logistic"])
+def test_kinds_of_cv(loss):
+    X, y = problem(loss)
+    objective, labels = getattr(ig, loss), np.arange(N) % 7
+    makers = {
+        "int": (4, list((StratifiedKFold if loss == "Logistic" else KFold)(4).split(X, y))),
+        "splitter": (KFold(3, shuffle=True, random_state=0),) * 2,
+        "no partition": (ShuffleSplit(3, random_state=0),) * 2,
+        "groups": (GroupKFold(3),) * 2,
+    }
+    for name, (cv, splits) in makers.items():
+        groups = labels if name == "groups" else None
+        splits = splits if isinstance(splits, list) else list(splits.split(X, y, groups))
+        want = Oracle(loss, X, y, splits, "feature", False)
+        masks = [(np.isin(np.arange(N), a), np.isin(np.arange(N), b)) for a, b in splits]
+        for given_cv in (cv, splits, iter(splits), masks):
+            f, g = ig.cross_validated(
+                objective, X, y, cv=given_cv, penalty=ig.L2("feature"), groups=groups
+            )
+            theta = np.linspace(-1, 1, f.n_theta)
+            lam = np.full(P, -1.0)
+            assert_near(f.jac(theta, lam), want.jac(theta, lam), what=name)
+            assert_near(g.fun(theta), want.outer_fun(theta), what=name)
+
+
+def test_a_row_named_twice_counts_twice():
+    X, y = problem()
+    rng = np.random.default_rng(1)
+    splits = [(rng.integers(0, N, N), rng.integers(0, N, 20)) for _ in range(3)]
+    f, g = ig.cross_validated(ig.LeastSquares, X, y, cv=splits, penalty=ig.L2())
+    want = Oracle("LeastSquares", X, y, splits, "all", False)
+    theta = np.linspace(-1, 1, f.n_theta)
+    assert_near(f.fun(theta, [-1.0]), want.fun(theta, [-1.0]))
+    assert_near(f.jac(theta, [-1.0]), want.jac(theta, [-1.0]))
+    assert_near(g.fun(theta), want.outer_fun(theta))
+
+
+@given(
+    st.integers(6, 40),
+    st.integers(1, 6),
+    st.integers(2, 5),
+    st.booleans(),
+    st.integers(0, 2**31),
+)
+@settings(max_examples=40, deadline=None)
+def test_gram_form_agrees_with_rows(n, p, k, intercept, seed):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, p)) * 10.0 ** rng.integers(-2, 3, p) + rng.integers(0, 2) * 3
+    y, w = rng.standard_normal(n), rng.random(n) + 0.01
+    folds = _cv.Folds(ig.LeastSquares, X, y, KFold(k), fit_intercept=intercept, sample_weight=w)
+    f, g = folds.pair(ig.L2("feature"))
+    folds.in_gram_form = False
+    rows_f, rows_g = folds.pair(ig.L2("feature"))
+    theta, lam = rng.standard_normal(f.n_theta), rng.uniform(-3, 3, p)
+    assert_near(f.fun(theta, lam), rows_f.fun(theta, lam), 1e-11)
+    assert_near(g.fun(theta), rows_g.fun(theta), 1e-11)
+    assert_near(f.jac(theta, lam), rows_f.jac(theta, lam), 1e-11)
+    trained = ig.train(f, lam)
+    res = ig.implicit_grad(f, g, trained.x, lam)
+    same = ig.implicit_grad(rows_f, rows_g, trained.x, lam)
+    assert res.success and same.success
+    assert np.linalg.norm(res.grad - same.grad) <= 3 * (res.error + same.error) + 1e-15
+
+
+@pytest.mark.parametrize("loss", ["LeastSquares", "Logistic"])
+def test_the_same_bits_at_any_number_of_threads(loss):
+    X, y = problem(loss, n=3000, p=20)
+    found = []
+    for n_threads in (1, 2, 3):
+        f, g = ig.cross_validated(
+            getattr(ig, loss), X, y, cv=5, penalty=ig.L2("feature"), n_threads=n_threads
+        )
+        res = ig.minimize(f, g, np.full(20, -3.0), bounds=[(-8, 4)] * 20, options={"maxiter": 5})
+        found.append(res)
+    for other in found[1:]:
+        assert np.array_equal(found[0].x, other.x) and np.array_equal(found[0].theta, other.theta)
+
+
+def test_tuning_real_data_beats_one_penalty_on_its_own_criterion():
+    for objective, (X, y) in (
+        (ig.LeastSquares, load_diabetes(return_X_y=True)),
+        (ig.Logistic, load_breast_cancer(return_X_y=True)),
+    ):
+        X = (X - X.mean(0)) / X.std(0)
+        y = (y - y.mean()) / y.std() if objective is ig.LeastSquares else y
+        common = {"cv": 5, "fit_intercept": True}
+        f, g = ig.cross_validated(objective, X, y, penalty=ig.L2("all"), **common)
+        one = ig.minimize(f, g, [-3.0], bounds=[(-12, 4)])
+        f, g = ig.cross_validated(objective, X, y, penalty=ig.L2("feature"), **common)
+        # Where a penalty is next to nothing the slope in its logarithm is, too: not a start.
+        start = np.full(X.shape[1], max(one.x[0], -5.0))
+        many = ig.minimize(f, g, start, bounds=[(-12, 4)] * X.shape[1])
+        assert one.success and many.success
+        assert many.fun < 0.99 * one.fun
+        assert many.hypergradient.success
+
+
+def test_estimate_is_honest_where_folds_are_close_to_singular():
+    # The null space of each fold's data is held by the penalty alone.
+    rng = np.random.default_rng(11)
+    X = rng.standard_normal((40, 6)) @ rng.standard_normal((6, 12))
+    y = rng.standard_normal(40)
+    want = Oracle("LeastSquares", X, y, splits_of(y, "LeastSquares"), "feature", False)
+    f, g = ig.cross_validated(ig.LeastSquares, X, y, cv=3, penalty=ig.L2("feature"))
+    for level in (-4.0, -8.0, -12.0, -16.0):
+        lam = np.full(12, level)
+        res = ig.implicit_grad(f, g, ig.train(f, lam).x, lam, options={"warn": False})
+        off = float(np.linalg.norm(res.grad - want.grad(lam).astype(float)))
+        assert off <= 3 * res.error, level
+        assert off <= res.error_bound, level
+
+
+def bad(**change):
+    X, y = problem("Logistic")
+    given = {"objective": ig.Logistic, "X": X, "y": y, "cv": 3, "penalty": ig.L2()} | change
+    return lambda: ig.cross_validated(
+        given.pop("objective"), given.pop("X"), given.pop("y"), **given
+    )
+
+
+ROWS = np.arange(N)
+BAD = {
+    "objective": (TypeError, bad(objective=ig.L2)),
+    "objective is an instance": (TypeError, bad(objective=ig.L2())),
+    "X has": (ValueError, bad(y=np.ones(3))),
+    "penalty": (TypeError, bad(penalty=1.0)),
+    "cv = 1": (ValueError, bad(cv=1)),
+    "cv must be at least 2, found 0": (ValueError, bad(cv=0)),
+    "cv must be an int": (TypeError, bad(cv="5")),
+    "cv must be an integer": (TypeError, bad(cv=2.5)),
+    "more folds than X has rows": (
+        ValueError,
+        bad(objective=ig.LeastSquares, y=np.arange(N) * 1.0, cv=N + 1),
+    ),
+    "smaller class": (ValueError, bad(cv=50)),
+    "pairs": (TypeError, bad(cv=[ROWS])),
+    "cv gives no folds": (ValueError, bad(cv=[])),
+    "validation rows of fold 0 of cv are none": (ValueError, bad(cv=[(ROWS, [])])),
+    "row 61": (ValueError, bad(cv=[(ROWS, [61])])),
+    "array of row numbers": (TypeError, bad(cv=[(ROWS, [0.5])])),
+    "fit_intercept": (TypeError, bad(fit_intercept=1)),
+    "sample_weight is zero on all validation rows of fold 1": (
+        ValueError,
+        bad(cv=[(ROWS[2:], ROWS[:2]), (ROWS[:-2], ROWS[-2:])], sample_weight=ROWS < N - 2),
+    ),
+    "n_threads": (ValueError, bad(n_threads=0)),
+    "one class only in the training rows of fold 0": (
+        ValueError,
+        bad(y=np.where(ROWS < 5, 1.0, -1.0), cv=[(ROWS[5:], ROWS[:5])]),
+    ),
+    "y must be one-dimensional": (ValueError, bad(y=np.ones((N, 2)))),
+    "X contains nan": (ValueError, bad(X=np.where(np.eye(N, P) > 0, np.nan, 1.0))),
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_input_is_refused_by_name(message):
+    error, call = BAD[message]
+    words = {"objective is an instance": "objective", "cv = 1": "cv must be at least 2, found 1"}
+    with pytest.raises(error, match=words.get(message, message)):
+        call()
+
+
+def test_inputs_are_left_alone():
+    X, y = problem()
+    w = np.ones(N)
+    copies = X.copy(), y.copy(), w.copy()
+    f, g = ig.cross_validated(ig.LeastSquares, X, y, penalty=ig.L2(), sample_weight=w)
+    ig.minimize(f, g, [0.0])
+    for a, b in zip((X, y, w), copies, strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_it_says_what_it_is():
+    X, y = problem()
+    f, g = ig.cross_validated(ig.LeastSquares, X, y, cv=3, penalty=ig.L2("feature"))
+    assert "n_folds=3" in repr(f) and "LeastSquares" in repr(f)
+    assert g.n_rows == N and g.n_folds == 3 and g.n_targets == 1
+    assert f.split(np.zeros(P)).keys() == {"penalty"}
+    with pytest.raises(ValueError, match="theta has 3 entries"):
+        f.unravel(np.zeros(3))
