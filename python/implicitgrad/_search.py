@@ -15,7 +15,8 @@ import numpy as np
 from scipy.optimize import Bounds, OptimizeResult
 
 from . import _arrays, _core
-from ._outer import HyperObjective, minimize
+from ._minimize import minimize
+from ._outer import HyperObjective
 from ._result import ImplicitGradWarning
 from .linearization import Linearization
 
