@@ -79,6 +79,18 @@ const smoothness& linear_model::smooth() const {
   return smooth_;
 }
 
+const std::vector<double>& linear_model::column_norms() const {
+  std::call_once(columns_once_, [this] {
+    const std::size_t n = y_.size();
+    const std::vector<double> even(weights_.empty() ? n : 0, 1.0 / static_cast<double>(n));
+    column_norms_.resize(static_cast<std::size_t>(n_theta()));
+    weighted_squares(*x_, intercept_, weights_.empty() ? even.data() : weights_.data(),
+                     column_norms_.data(), n_threads_);
+    for (double& c : column_norms_) c = std::sqrt(c);
+  });
+  return column_norms_;
+}
+
 std::shared_ptr<const Linearization> linear_model::linearize(const double* theta,
                                                              const double* lam) const {
   return std::make_shared<const linear_model_linearization>(shared_from_this(), theta, lam);
@@ -91,11 +103,11 @@ linear_model_linearization::linear_model_linearization(std::shared_ptr<const lin
   const index n = m.x_->rows(), p = m.x_->cols();
   const penalty& pen = m.penalty_;
 
-  std::vector<double> exp_lam(static_cast<std::size_t>(pen.n_groups));
+  exp_lam_.resize(static_cast<std::size_t>(pen.n_groups));
   for (index l = 0; l < pen.n_groups; ++l) {
-    exp_lam[l] = std::exp(lam[l]);
-    rate_ = std::max(rate_, exp_lam[l]);
-    require(std::isfinite(exp_lam[l]) && exp_lam[l] >= DBL_MIN,
+    exp_lam_[l] = std::exp(lam[l]);
+    rate_ = std::max(rate_, exp_lam_[l]);
+    require(std::isfinite(exp_lam_[l]) && exp_lam_[l] >= DBL_MIN,
             "lam[" + std::to_string(l) + "] = " + std::to_string(lam[l]) +
                 " is out of range: exp(lam) must neither overflow nor underflow");
   }
@@ -104,6 +116,7 @@ linear_model_linearization::linear_model_linearization(std::shared_ptr<const lin
   jac_.resize(static_cast<std::size_t>(m.n_theta()));
   curvature_.resize(static_cast<std::size_t>(n));
   std::vector<double> block_value(static_cast<std::size_t>(m.x_->blocks(1).count()));
+  std::vector<double> block_square(block_value.size());
   const double* y = m.y_.data();
   const double* weights = m.weights_.empty() ? nullptr : m.weights_.data();
   const double even = 1.0 / static_cast<double>(n);
@@ -113,22 +126,28 @@ linear_model_linearization::linear_model_linearization(std::shared_ptr<const lin
     fused_pass(
         *m.x_, m.intercept_, {theta, m.n_theta(), 1},
         [&](index begin, index count, index b, double* z, index) {
-          double sum = 0.0;
+          double sum = 0.0, square = 0.0;
           for (index i = 0; i < count; ++i) {
             const double c = weights ? weights[begin + i] : even;
             const margin_terms t = loss.at(z[i], y[begin + i]);
             sum += c * t.value;
+            square += c * t.first * t.first;
             z[i] = c * t.first;
             curvature_[begin + i] = c * t.second;
           }
           block_value[b] += sum;
+          block_square[b] += square;
         },
         {jac_.data(), m.n_theta(), 1}, m.n_threads_);
   });
   for (const double value : block_value) fun_ += value;
+  // Upwards: all terms are positive, but the margins' rounding is in them, which counts by itself.
+  slope_ = std::sqrt(std::accumulate(block_square.begin(), block_square.end(), 0.0)) *
+               (1.0 + DBL_EPSILON * static_cast<double>(n + 8)) +
+           DBL_MIN;
 
   // The penalty and what λ does to it.
-  theta_.assign(theta, theta + p);
+  theta_.assign(theta, theta + m.n_theta());
   theta_norm_ = host_space::norm(m.n_theta(), theta);
   strength_.assign(static_cast<std::size_t>(p), pen.fixed);
   jac_lam_.assign(static_cast<std::size_t>(pen.n_groups), 0.0);
@@ -137,8 +156,8 @@ linear_model_linearization::linear_model_linearization(std::shared_ptr<const lin
   for (index j = 0; j < p; ++j) {
     if (pen.n_groups > 0) {
       const index l = pen.group[j];
-      strength_[j] += exp_lam[l];
-      cross_column_[j] = exp_lam[l] * theta[j];
+      strength_[j] += exp_lam_[l];
+      cross_column_[j] = exp_lam_[l] * theta[j];
       jac_lam_[l] += 0.5 * cross_column_[j] * theta[j];
     }
     jac_[j] += strength_[j] * theta[j];
@@ -209,6 +228,57 @@ void linear_model_linearization::cross_transpose(const_block q, block out) const
   }
 }
 
+std::vector<double> linear_model_linearization::cross_change(const double* d,
+                                                             const double* q) const {
+  const std::vector<index>& group = model_->penalty_.group;
+  std::vector<double> out(exp_lam_.size());
+  for (std::size_t j = 0; j < group.size(); ++j)
+    out[group[j]] += (d ? exp_lam_[group[j]] * d[j] : cross_column_[j]) * q[j];
+  return out;
+}
+
+double linear_model_linearization::reach(const double* v) const {
+  // By Σ s_j u_j² ≤ uᵀHu, as the rest of H is semidefinite.
+  const std::vector<index>& group = model_->penalty_.group;
+  std::vector<double> sum(exp_lam_.size());
+  for (std::size_t j = 0; j < group.size(); ++j) {
+    const double c = exp_lam_[group[j]] * v[j];
+    if (c != 0.0) sum[group[j]] += c / strength_[j] * c;
+  }
+  return sum.empty() ? 0.0 : std::sqrt(*std::max_element(sum.begin(), sum.end()));
+}
+
+std::vector<double> linear_model_linearization::gradient_terms(bool by_row) const {
+  const linear_model& m = *model_;
+  std::vector<double> out;
+  if (by_row) {
+    const index n = m.x_->rows();
+    const double* y = m.y_.data();
+    const double* weights = m.weights_.empty() ? nullptr : m.weights_.data();
+    const double even = 1.0 / static_cast<double>(n);
+    std::vector<double> square(static_cast<std::size_t>(n)), sum(jac_.size());
+    visit_loss(m.loss_, [&](auto loss) {
+      fused_pass(
+          *m.x_, m.intercept_, {theta_.data(), m.n_theta(), 1},
+          [&](index begin, index count, index, double* z, index) {
+            for (index i = 0; i < count; ++i) {
+              z[i] = (weights ? weights[begin + i] : even) * loss.at(z[i], y[begin + i]).first;
+              square[begin + i] = static_cast<double>(n) * z[i] * z[i];
+            }
+          },
+          {sum.data(), m.n_theta(), 1}, m.n_threads_);
+    });
+    out.resize(jac_.size());
+    weighted_squares(*m.x_, m.intercept_, square.data(), out.data(), m.n_threads_);
+    for (double& t : out) t = std::sqrt(t);
+  } else {
+    out = m.column_norms();
+    for (double& t : out) t *= slope_;
+  }
+  for (std::size_t j = 0; j < strength_.size(); ++j) out[j] += strength_[j] * std::abs(theta_[j]);
+  return out;
+}
+
 error_terms linear_model_linearization::errors() const {
   const linear_model& m = *model_;
   const smoothness& smooth = m.smooth();
@@ -233,12 +303,7 @@ error_terms linear_model_linearization::errors() const {
   if (largest > 0.0) {
     // The penalised block of H⁻¹ is at most that of diag(strength)⁻¹, with an intercept too: the
     // Schur complement that it is the inverse of is diag(strength) and something semidefinite.
-    std::vector<double> reach(jac_lam_.size());
-    for (std::size_t j = 0; j < group.size(); ++j) {
-      const double c = cross_column_[j];
-      if (c != 0.0) reach[group[j]] += c / strength_[j] * c;
-    }
-    e.reach = std::sqrt(*std::max_element(reach.begin(), reach.end()));
+    e.reach = reach(theta_.data());
     std::vector<double> square(jac_lam_.size());
     for (std::size_t j = 0; j < group.size(); ++j) {
       const double c = cross_column_[j] / largest;
@@ -249,13 +314,13 @@ error_terms linear_model_linearization::errors() const {
   }
 
   // ∇f is Σ c_i ℓ'_i r_i + strength ∘ θ: sums over rows of terms whose margins are sums over
-  // columns, the margins' own rounding going through ℓ''. Where ℓ' is not bounded the loss is least
-  // squares, and Σ c_i |ℓ'_i| ‖r_i‖ ≤ √(2 f) √(Σ c_i ‖r_i‖²).
+  // columns, the margins' own rounding going through ℓ''; and Σ c_i |ℓ'_i| ‖r_i‖ is at most
+  // √(Σ c_i ℓ'_i²) √(Σ c_i ‖r_i‖²).
   const double depth = DBL_EPSILON * static_cast<double>(m.x_->rows() + m.x_->cols() + 20);
-  const double slope =
-      std::min(smooth.most_first, 1.001 * std::sqrt(2.0 * std::max(fun_, DBL_MIN)));
-  e.gradient_rounding = depth * (slope * smooth.row_norm + 2.0 * smooth.hess * theta_norm_) +
+  const double first = slope_ * smooth.row_norm;
+  e.gradient_rounding = depth * (first + 2.0 * smooth.hess * theta_norm_) +
                         8.0 * DBL_EPSILON * penalty_gradient;
+  e.gradient_terms = first + penalty_gradient;
   // The margins' rounding reaches the curvature by way of the third derivative.
   e.product_rounding =
       2.0 * depth * (smooth.hess + smooth.third * theta_norm_) + 8.0 * DBL_EPSILON * e.most;

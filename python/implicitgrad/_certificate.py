@@ -16,16 +16,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ._bound import Terms, inner_limit, reach
+from ._bound import inner_limit, reach
 from ._core import negligible, norm
-from .linearization import EXACT, NativeLinearization, cross_vjp
+from ._rounding import EPS, left_by_rounding, noise_energy
+from .linearization import EXACT, NativeLinearization
 
-EPS = float(np.finfo(np.float64).eps)
 POLISH_STEPS = 3
 CONVERGED = 1e-8  # a Newton step that is no larger than this, relative to θ
 STEP_RTOL = 0.01  # of s and Δq by a factor of H, which solves to far below this at no cost
@@ -138,11 +138,12 @@ def certify(
 
         # What rounding leaves: of the sum, and of the residual that q was refined with.
         rho_norm = norm(rho)
-        gain = norm(cross_vjp(there.F, dq)) / rho_norm if rho_norm > 0 else 0.0
-        diagonal = solver.diagonal
-        products = q * (curvature[1] if diagonal is None else diagonal)
-        rounding = 4 * point.rounding_level(q) + EPS * _noise_through(solver, point, products, gain)
+        gain = norm(there.carried(dq)) / rho_norm if rho_norm > 0 else 0.0
         differences = _difference_error(point, q, gain, change)
+        rounding, products = left_by_rounding(
+            *(problem, lam, point, q, solver, gain, curvature, change, allowed)
+        )
+        nhev += products
         error = change / (1 - contraction) + rounding + differences
         if error <= allowed < math.inf:
             return answer(error, None, nhev)
@@ -157,24 +158,6 @@ def certify(
         rtol = min(rtol, max(1e-10, 0.1 * allowed / error))
 
     raise AssertionError("unreachable")
-
-
-def _noise_through(solver: Any, point: Any, products: np.ndarray, gain: float) -> float:
-    """What an error of relative size one in the terms of ∇θg − Hq does to the hypergradient.
-
-    With a factor of H at hand, noise of just that size is sent through it; else the correction Δq
-    has shown how a residual of norm one comes out.
-    """
-    if solver.name != "cholesky":
-        return gain * (point.b_norm + norm(products))
-    noise = solver.apply_inverse((np.abs(point.b) + np.abs(products)) * _pattern(products.size))
-    return norm(cross_vjp(point.F, noise))
-
-
-@lru_cache(maxsize=16)
-def _pattern(size: int) -> np.ndarray:
-    """Signs and sizes without any structure that data could share, of mean square one."""
-    return math.sqrt(2) * np.cos(1.7 * np.arange(1, size + 1) ** 1.5)
 
 
 @dataclass
@@ -229,13 +212,18 @@ def screen(
     """
     if not isinstance(point.F, NativeLinearization):
         return None
-    least = Terms(*point.F._core.errors()).least
-    energy = point.stationarity / math.sqrt(least) if least > 0 else math.inf
+    f = point.terms[0]
+    least, size = f.least, point.stationarity + EPS * f.gradient_terms
+    energy = size / math.sqrt(least) if least > 0 else math.inf
     done = _settled(point, linear, goal, inner_limit(point, linear.q, least, energy), 0)
     if done is None:
         least = max(least, solver.curvature_from_below())
-        energy = min(energy, solver.energy(point.gradient))
-        done = _settled(point, linear, goal, inner_limit(point, linear.q, least, energy), 0)
+        energy = solver.energy(point.gradient)
+        for closer in (False, True):
+            reached = energy + noise_energy(point, solver, least, closer)
+            done = _settled(point, linear, goal, inner_limit(point, linear.q, least, reached), 0)
+            if done is not None:
+                return done
     if done is None and solver.strong:
         s = solver.precondition(point.gradient)  # as good as H⁻¹∇f to tell that θ has converged
         if converged(s, point.theta, solver):
@@ -260,10 +248,15 @@ def screen_step(
     if far and not solver.energy(there.gradient) <= 0.1 * math.sqrt(max(s @ point.gradient, 0.0)):
         return None
     rho = there.b - point.b - (there.hess.apply(linear.q) - point.hess.apply(linear.q))
-    least = max(Terms(*there.F._core.errors()).least, solver.curvature_from_below())
+    least = max(there.terms[0].least, solver.curvature_from_below())
     inner = norm(there.hypergradient(linear.q) - linear.grad)
     inner += reach(there, least) * solver.energy(rho)
-    return _settled(point, linear, goal, inner, 2)
+    for closer in (False, True):
+        noise = inner_limit(point, linear.q, least, noise_energy(point, solver, least, closer))
+        done = _settled(point, linear, goal, inner + noise, 2)
+        if done is not None:
+            return done
+    return None
 
 
 def _settled(point: Any, linear: Linear, goal: Goal, inner: float, nhev: int) -> Certified | None:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from . import _arrays, solvers
+from ._bound import Terms, push_rate
 from ._core import norm
 from ._native import is_native, linearizer, passer
 from .callables import Objective, as_objective
-from .linearization import EXACT, NativeLinearization, Noise, cross_vjp_and_scale
+from .linearization import EXACT, NativeLinearization, Noise, cross_vjp, cross_vjp_and_scale
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -72,12 +73,13 @@ class Point:
 
     __slots__ = (
         *("F", "G", "b", "b_norm", "direct", "direct_norm", "gradient", "hess"),
-        *("last", "stationarity", "theta"),
+        *("_terms", "last", "stationarity", "theta"),
     )
 
     def __init__(self, F: Any, G: Any, theta: np.ndarray, lam: np.ndarray):
         self.F, self.G, self.theta = F, G, theta
         self.last: Any = (None, None, math.nan)
+        self._terms: Any = None
         if isinstance(F, NativeLinearization):
             self.gradient, self.stationarity, self.hess = F.jac, F.jac_norm, F._core.hess
         else:
@@ -110,6 +112,51 @@ class Point:
             product, scale = cross_vjp_and_scale(self.F, q)
             self.last = q, self.direct - product, _EPS * (self.direct_norm + scale)
         return self.last
+
+    def carried(self, dq: np.ndarray) -> np.ndarray:
+        """What a change of q does to the hypergradient, but for the sign: Cᵀdq."""
+        return cross_vjp(self.F, dq)
+
+    @property
+    def terms(self) -> tuple[Terms | None, Terms | None]:
+        """What is known of f and of g for bounds; None where they are not the library's own."""
+        if self._terms is None:
+            self._terms = tuple(
+                Terms(*at._core.errors()) if isinstance(at, NativeLinearization) else None
+                for at in (self.F, self.G)
+            )
+        return self._terms
+
+    def rounding_noise(
+        self, q: np.ndarray, diagonal: np.ndarray, pattern: np.ndarray, by_row: bool
+    ) -> Any:
+        """Vectors of the size of the terms that ∇θg − Hq and ∇θf are sums of, with the signs of
+        `pattern`, as the columns of a block; from the diagonal of H what is not known better. From
+        above, and closer `by_row`, for two passes over each X."""
+        F, G = self.F, self.G
+        native = isinstance(F, NativeLinearization), isinstance(G, NativeLinearization)
+        if all(native):
+            return F._core.rounding_noise(G._core, q, diagonal, pattern, by_row)
+        noise = np.empty((2, q.size))
+        noise[0] = np.abs(self.b) if not native[1] else G._core.gradient_terms(by_row)
+        noise[0] += np.abs(diagonal * q)
+        if native[0]:
+            noise[1] = F._core.gradient_terms(by_row)
+        else:
+            noise[1] = np.abs(self.gradient) + np.abs(diagonal * self.theta)
+        noise *= pattern
+        return noise.T
+
+    def arrival(self, sent: np.ndarray, q: np.ndarray) -> tuple[float, float, float]:
+        """What comes of an error x in q; of an error d in θ, with q as it is; and of d in
+        ∇θg − Hq: norms, the last two to first order, not from below, inf where nothing is known.
+        x and d are the columns of `sent`."""
+        if not isinstance(self.F, NativeLinearization):
+            return norm(self.carried(sent[:, 0])), math.inf, math.inf
+        of_x, at_q, size = self.F._core.arrival(sent, q)
+        if not isinstance(self.G, NativeLinearization):
+            return of_x, at_q, math.inf
+        return of_x, at_q + self.terms[1].cross * size, push_rate(self, q) * size
 
     @property
     def noise(self) -> tuple[Noise, Noise]:

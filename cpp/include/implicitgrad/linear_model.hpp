@@ -46,6 +46,7 @@ struct error_terms {
   double reach = 0.0;              // bounds ‖CᵀH⁻¹v‖₂ / √(vᵀH⁻¹v)
   double gradient_rounding = 0.0;  // 2-norm of the rounding error in ∇θf
   double product_rounding = 0.0;   // and in H v, relative to ‖v‖₂
+  double gradient_terms = 0.0;     // 2-norm of gradient_terms(), from above
 };
 
 class linear_model : public Objective, public std::enable_shared_from_this<linear_model> {
@@ -65,6 +66,9 @@ class linear_model : public Objective, public std::enable_shared_from_this<linea
   /// Rounded up. Cost: one pass over X, the first time.
   const smoothness& smooth() const;
 
+  /// √(Σ_i c_i x_ij²), and 1 for an intercept. Cost: one pass over X, the first time.
+  const std::vector<double>& column_norms() const;
+
  private:
   friend class linear_model_linearization;
 
@@ -74,8 +78,9 @@ class linear_model : public Objective, public std::enable_shared_from_this<linea
   penalty penalty_;
   bool intercept_;
   int n_threads_;
-  mutable std::once_flag smooth_once_;
+  mutable std::once_flag smooth_once_, columns_once_;
   mutable smoothness smooth_;
+  mutable std::vector<double> column_norms_;
 };
 
 /// Owns what the linear operators need: D, the strengths and ∂strength/∂λ · θ. Never an n × p
@@ -106,6 +111,17 @@ class linear_model_linearization : public Linearization, public sampled_hessian 
 
   error_terms errors() const;
 
+  /// What the terms that ∇f is the sum of amount to, entry by entry, from above: Σ c_i |ℓ'_i x_ij| is
+  /// at most √(Σ c_i ℓ'_i²) √(Σ c_i x_ij²) and, `by_row`, √(n Σ (c_i ℓ'_i x_ij)²); strength_j |θ_j| is
+  /// added. Cost: O(n_theta); by row, two passes over X.
+  std::vector<double> gradient_terms(bool by_row) const;
+
+  /// By how much Cᵀq changes with θ: C(d)ᵀq, as C is linear in θ. d = null stands for θ itself.
+  std::vector<double> cross_change(const double* d, const double* q) const;
+
+  /// Bounds ‖C(v)ᵀu‖₂ / √(uᵀHu), C(v) being C with v in the place of θ.
+  double reach(const double* v) const;
+
   /// fixed + e^{λ_{group(j)}}, one a feature: H − diag(strength) is positive semidefinite.
   const std::vector<double>& strength() const override { return strength_; }
 
@@ -131,12 +147,14 @@ class linear_model_linearization : public Linearization, public sampled_hessian 
   hessian hess_{*this};
   std::shared_ptr<const linear_model> model_;
   double fun_ = 0.0;
-  std::vector<double> theta_;  // of the features
+  std::vector<double> theta_;
   std::vector<double> jac_, jac_lam_;
   std::vector<double> curvature_;     // d, one a row
   std::vector<double> strength_;      // one a feature
+  std::vector<double> exp_lam_;       // one a group
   std::vector<double> cross_column_;  // e^{λ_{group(j)}} θ_j, one a feature
   std::uint64_t curvature_id_ = 1;    // always the same for the squared loss
+  double slope_ = 0.0;                // √(Σ c_i ℓ'_i²), from above
   double theta_norm_ = 0.0, rate_ = 0.0;
 };
 
