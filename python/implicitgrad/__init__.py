@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from ._check import check_hypergrad
     from ._implicit import implicit_grad
     from ._outer import HyperObjective, minimize
-    from ._result import ImplicitGradResult, ImplicitGradWarning
+    from ._response import response
+    from ._result import ImplicitGradResult, ImplicitGradWarning, ResponseResult
     from ._train import train
     from .callables import Objective
     from .linearization import Linearization
@@ -29,9 +30,11 @@ _HOMES = {
     "Linearization": "linearization",
     "Logistic": "objectives",
     "Objective": "callables",
+    "ResponseResult": "_result",
     "check_hypergrad": "_check",
     "implicit_grad": "_implicit",
     "minimize": "_outer",
+    "response": "_response",
     "train": "_train",
 }
 
@@ -44,10 +47,12 @@ __all__ = [
     "Linearization",
     "Logistic",
     "Objective",
+    "ResponseResult",
     "build_info",
     "check_hypergrad",
     "implicit_grad",
     "minimize",
+    "response",
     "train",
 ]
 

@@ -86,6 +86,28 @@ def reach(point: Any, mu: float) -> float:
     return min(f.reach, f.cross / math.sqrt(mu)) if mu > 0 else f.reach
 
 
+def response_bound(
+    f: Terms, u: np.ndarray, w: np.ndarray, residual: float, point: Any, factored: Any
+) -> float:
+    """The same for the response w to u, which solves H w = −C u with a residual of this norm: as C u
+    has the Lipschitz constant L_C max|u_l|,
+
+        ‖w − w⋆‖ ≤ (ρ + e (L_C max|u_l| + L_H ‖w‖)) / μ.
+    """
+    mu, e = _ball(f, point.stationarity * UP + f.gradient_rounding, point.theta, factored)
+    if not mu > 0:
+        return math.inf
+    size = norm(w) * UP
+    rho = residual * UP + 4 * EPS * point.b_norm + f.product_rounding * size
+    bound = (rho + e * (response_rate(f, u) + f.third * size)) / mu * UP
+    return bound if bound >= 0 else math.inf
+
+
+def response_rate(f: Terms, u: np.ndarray) -> float:
+    """The Lipschitz constant of C u in θ: C has one entry a row, e^λ θ_j."""
+    return f.rate * float(np.max(np.abs(u), initial=0.0)) * UP
+
+
 def _native(point: Any) -> bool:
     return isinstance(point.F, NativeLinearization) and isinstance(point.G, NativeLinearization)
 

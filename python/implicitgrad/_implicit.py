@@ -185,7 +185,7 @@ def _solve(
     trained: bool = False,
 ) -> ImplicitGradResult:
     point = problem.at(theta, lam)
-    monitor = Monitor(options.stop, callback)
+    monitor = Monitor(options.stop, callback, point.unknown)
     hess = point.hess
     if options.damping:
         hess = _core.ShiftedOperator(hess, options.damping)
@@ -295,7 +295,7 @@ def _solve(
             if polish:
                 found.nit, found.nhev = answer.nit, answer.nhev + certified.nhev
                 return found
-            certified.error = norm(certified.grad - found.grad) + found.error
+            certified.error = norm(certified.value - found[point.answer]) + found.error
     limited = None
     if as_asked:
         named = solution.status in ("iteration_limit", "diverged")

@@ -16,19 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from ._bound import inner_limit
 from ._core import norm
-from .linearization import EXACT, NativeLinearization
+from .linearization import NativeLinearization
 
 EPS = float(np.finfo(np.float64).eps)
+GOLDEN = (math.sqrt(5) - 1) / 2
 WELL_CONDITIONED = 1e4
 MINOR = 1e-4  # a share of what is allowed that need be known from above only
 
 
 @lru_cache(maxsize=16)
 def _pattern(size: int) -> np.ndarray:
-    """Signs and sizes without any structure that data could share, of mean square one."""
-    return math.sqrt(2) * np.cos(1.7 * np.arange(1, size + 1) ** 1.5)
+    """Signs and sizes of mean square one, no two of which are close to one another, as equal columns
+    of X would show no noise at all: multiples of the golden ratio, modulo one."""
+    return math.sqrt(3) * (2 * np.modf(GOLDEN * np.arange(1, size + 1))[0] - 1)
 
 
 def left_by_rounding(
@@ -64,9 +65,8 @@ def left_by_rounding(
         else:
             found += EPS * gain * in_residual
             least = _least(point, solver)
-            limit = inner_limit(
-                point, q, least, noise_energy(point, solver, least, True, noise[:, 1])
-            )
+            energy = noise_energy(point, solver, least, True, noise[:, 1])
+            limit = point.inner_limit(q, least, energy)
         if found <= 0.1 * max(change, allowed) and limit <= max(MINOR * allowed, 0.3 * found):
             return found + limit, 0
     if limit <= 0.1 * change or not _worth_a_look(point, curvature):
@@ -82,7 +82,8 @@ def left_by_rounding(
 def _worth_a_look(point: Any, curvature: tuple[float, float]) -> bool:
     """Finite differences are further off than rounding; and what ∇θf is the sum of is a guess where a
     user's function computes it, which is not worth a call of that for a well-conditioned H."""
-    if point.noise[0] is not EXACT or point.noise[1] is not EXACT:
+    of_f, of_g = point.noise
+    if any((of_f.jac, of_f.hess, of_f.cross, of_g.jac, of_g.jac_lam)):
         return False
     known = isinstance(point.F, NativeLinearization)
     return known or not 0 < curvature[1] <= WELL_CONDITIONED * curvature[0]
@@ -103,7 +104,7 @@ def _moved(
     else:
         solution = solver.solve(point.hess, rho, [0.1])
         dq, nhev = solution.x, 2 + solution.nhev
-    change = norm(there.hypergradient(q + dq) - point.hypergradient(q)) * (EPS / t)
+    change = norm(there.value(q + dq) - point.value(q)) * (EPS / t)
     return (change if math.isfinite(change) else math.inf), nhev
 
 
