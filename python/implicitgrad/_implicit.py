@@ -123,6 +123,8 @@ def implicit_grad(
     -----
     ImplicitGradWarning
         Where status is not 0.
+    scipy.optimize.OptimizeWarning
+        For an option that is unknown, or that the method does not use.
 
     References
     ----------
@@ -149,7 +151,7 @@ def implicit_grad(
     theta, lam = problem.check_theta(theta), problem.check_lam(lam)
     method = solvers.check_method(method)
     accuracy = tolerance(problem, tol)
-    parsed = _options.parse(options)
+    parsed = _options.parse(options, method)
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable or None, found {callback!r}")
     result = solve(problem, theta, lam, method, accuracy, parsed, callback)

@@ -90,7 +90,7 @@ def response(
     problem.u = _arrays.vector(u, lam.size, "u", "f")
     method = solvers.check_method(method)
     accuracy = tolerance(problem, tol)
-    parsed = _options.parse(options)
+    parsed = _options.parse(options, method)
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable or None, found {callback!r}")
     result: Any = _implicit.solve(problem, theta, lam, method, accuracy, parsed, callback)
