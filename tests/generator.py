@@ -193,6 +193,27 @@ def _design(rng, n, p, condition, how):
     return X
 
 
+DEGENERATE = ("low rank", "nearly low rank", "constant columns", "equal rows", "few kinds of rows")
+
+
+def _low_rank(rng, X, how):
+    """A design that has not full rank, or hardly."""
+    n, p = X.shape
+    k = int(rng.integers(1, max(2, min(n, p))))
+    if how == "constant columns":
+        X = X.copy()
+        X[:, :k] = rng.choice([1.0, 3.0, 0.1, -2.0], k)
+        return X
+    if how == "equal rows":
+        return np.repeat(X[:1], n, axis=0)
+    if how == "few kinds of rows":
+        return X[np.arange(n) % k]
+    low = X[:, :k] @ rng.standard_normal((k, p))
+    if how == "nearly low rank":
+        low = low + 10 ** rng.uniform(-12, -4) * rng.standard_normal((n, p))
+    return low
+
+
 def _targets(rng, loss, X, noise, scale):
     z = X @ rng.standard_normal(X.shape[1])
     z = z / (np.std(z) or 1.0)
@@ -219,11 +240,13 @@ SOURCES = {
 def draw(seed):
     """The problem of this seed."""
     # One stream for each aspect, so that a new choice in one leaves the others as they are.
-    data, where, asked = (np.random.default_rng([seed, k]) for k in range(3))
+    data, where, asked, rank = (np.random.default_rng([seed, k]) for k in range(4))
     kind = _pick(data, {"linear": 95, "quadratic": 2, "indefinite": 2, "singular": 1})
     source = _pick(data, SOURCES) if kind == "linear" else "callables"
-    make = _linear if kind == "linear" else _quadratic
-    inner, outer, lam, traits = make(data, kind, source)
+    if kind == "linear":
+        inner, outer, lam, traits = _linear(data, source, rank)
+    else:
+        inner, outer, lam, traits = _quadratic(data, kind)
 
     exact = where.random() < 0.3
     offset = 0.0 if exact else 10 ** where.uniform(-12, 0)
@@ -245,7 +268,7 @@ def draw(seed):
     )
 
 
-def _linear(rng, kind, source):
+def _linear(rng, source, low):
     small = source == "values" or source == "outer values"
     p = int(rng.integers(1 if rng.random() < 0.5 else 2, 4 if small else 16))
     condition = 10 ** rng.uniform(0, 4 if small else 12)
@@ -264,6 +287,11 @@ def _linear(rng, kind, source):
     X = _design(rng, n + n_val, p, condition, spread)
     if rng.random() < 0.5:
         X[n:] = rng.standard_normal((n_val, p))  # an outer loss that weighs weak directions too
+    degenerate = _pick(low, {"": 90, **dict.fromkeys(DEGENERATE, 2)})
+    if degenerate:
+        X[:n] = _low_rank(low, X[:n], degenerate)
+        if low.random() < 0.3:
+            X[n:] = X[low.integers(0, n, n_val)]
     columns = "plain"
     if p > 1 and (rng.random() < 0.1 or 0.4 <= rank < 0.8):
         i, j = rng.choice(p, 2, replace=False)
@@ -279,6 +307,8 @@ def _linear(rng, kind, source):
     elif columns == "zero":
         inner_X[:, rng.integers(p)] = 0.0
     y = _targets(rng, loss, inner_X, 0.0 if saturated else 0.5, y_scale)
+    if degenerate and loss == "LeastSquares" and low.random() < 0.5:  # little of y is explained
+        y = y + 10 ** low.uniform(0, 4) * y_scale * low.standard_normal(n)
     outer_y = _targets(rng, outer_loss, outer_X, 0.5, y_scale * v_scale)
     weighted = rng.random() < 0.25
     w = w_val = None
@@ -306,6 +336,8 @@ def _linear(rng, kind, source):
             lam[:] = -np.log(condition)
     elif n_lam and spread == "vanishing":
         lam[:] = -np.log(10) * rng.uniform(14, 30, n_lam)
+    if degenerate:
+        lam = -np.log(condition) - np.log(10) * low.uniform(-1, 1, n_lam)
     fixed = 0.0
     if penalty == "none" or rng.random() < 0.15:
         fixed = float(size * condition ** -rng.random())
@@ -323,7 +355,7 @@ def _linear(rng, kind, source):
         "loss": loss + (" saturated" if saturated else ""),
         "outer": outer_loss + (" penalised" if penalised else ""),
         "penalty": penalty + (" + fixed" if fixed else ""),
-        "ill by": spread,
+        "ill by": degenerate or spread,
         "shape": "n < p" if n < p else "n > p",
         "columns": columns,
         "scales": "as is" if x_scale == y_scale == v_scale == 1.0 else "tiny or huge",
@@ -333,7 +365,7 @@ def _linear(rng, kind, source):
     return inner, outer, lam, traits
 
 
-def _quadratic(rng, kind, source):
+def _quadratic(rng, kind):
     p, k, n_val = int(rng.integers(2, 13)), int(rng.integers(1, 5)), int(rng.integers(2, 20))
     condition = 10 ** rng.uniform(0, 12 if kind == "quadratic" else 6)
     Q, _ = np.linalg.qr(rng.standard_normal((p, p)))

@@ -186,6 +186,9 @@ class Model:
             return self.kit.array(np.zeros(0))
         return self.e * (self.member.T @ (theta * q))
 
+    def cross(self, theta, u):
+        return theta * (self.member @ (self.e * self.kit.array(u)))
+
     def direct(self, theta):
         return self.e * (self.member.T @ (theta * theta)) / 2 if self.n_lam else 0
 
@@ -247,6 +250,9 @@ class Quadratic:
 
     def cross_t(self, theta, q):
         return -(self.B.T @ q)
+
+    def cross(self, theta, u):
+        return -(self.B @ self.kit.array(u))
 
     def direct(self, theta):
         return -(self.B.T @ theta)
@@ -410,6 +416,15 @@ class Oracle:
             self.g = model(self.problem.outer, Decimals).at(lam)
             self.theta = Decimals.array(self.theta)
             self._finish()
+
+    def response(self, u):
+        """dθ⋆/dλ · u = −H⁻¹C u, in the arithmetic of θ⋆."""
+        with localcontext(prec=DIGITS):
+            b, weights = -self.f.cross(self.theta, u), self.f.weights(self.theta)
+            start = self.f.kit.array(self.factor.solve(b))
+            _, adjoint = self._steps(self.f, self.g)
+            small = 10.0 ** (16 - DIGITS) if self.sharp else 0.0
+            return self._settle(adjoint(self.theta, b, weights), start, small)
 
     def distance(self, grad):
         """‖grad − exact‖₂ of a double-precision answer."""

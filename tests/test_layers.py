@@ -197,6 +197,7 @@ def test_public_names():
         "HyperObjective",
         "ImplicitGradWarning",
         "implicit_grad",
+        "response",
         "train",
         "minimize",
         "check_hypergrad",

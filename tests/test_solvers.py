@@ -7,6 +7,7 @@ from scipy.optimize import brentq
 import implicitgrad as ig
 from cases import BY_NAME, linear, quadratic, replaced, spd, well_posed
 from implicitgrad import solvers
+from implicitgrad._solution import callback_operator
 from reference import assert_near, relative_error
 
 QUIET = {"warn": False}
@@ -322,7 +323,7 @@ def test_several_right_hand_sides_at_once(columns):
     rng = np.random.default_rng(columns)
     b = rng.standard_normal((50, columns))
     b[:, columns // 2 :] = b[:, :1] * [2.0, -1.0, 0.0][columns % 3]
-    op = solvers.callback_operator(H, 50)
+    op = callback_operator(H, 50)
     for method in (solvers.CG, solvers.Nystrom):
         solver = method()
         solver.setup(op)

@@ -291,6 +291,54 @@ def test_unknown_options_warn_and_change_nothing():
     assert np.array_equal(res.grad, plain.grad)
 
 
+@pytest.mark.parametrize(
+    ("method", "name", "value"),
+    [
+        ("cg", "rank", 5),
+        ("cg", "terms", 5),
+        ("cg", "step_size", 0.1),
+        ("auto", "rank", 5),
+        ("cholesky", "preconditioner", "jacobi"),
+        ("minres", "preconditioner", np.eye(12)),
+        ("neumann", "preconditioner", "none"),
+        ("identity", "terms", 5),
+        ("callable", "rank", 5),
+    ],
+)
+def test_options_that_the_method_does_not_use_warn_and_change_nothing(method, name, value):
+    w = well_posed()
+    way = (lambda hess, b: np.linalg.solve(w.H, b)) if method == "callable" else method
+    named = f"callable does not use '{name}'" if method == "callable" else f"'{method}'.*'{name}'"
+    plain = ig.implicit_grad(w.f, w.g, w.theta, w.lam, way, options=QUIET)
+    with pytest.warns(OptimizeWarning, match=named) as record:
+        res = ig.implicit_grad(w.f, w.g, w.theta, w.lam, way, options={name: value, **QUIET})
+    assert len(record) == 1 and record[0].filename == __file__
+    assert np.array_equal(res.grad, plain.grad)
+    with pytest.warns(OptimizeWarning, match=named):
+        ig.response(w.f, w.theta, w.lam, np.ones(w.lam.size), way, None, {name: value, **QUIET})
+
+
+def test_options_that_the_method_uses_or_that_say_nothing_do_not_warn():
+    w = well_posed()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", OptimizeWarning)
+        for method, options in (
+            ("auto", {"preconditioner": "none"}),
+            ("cg", {"preconditioner": np.eye(12)}),
+            ("nystrom", {"rank": 3, "preconditioner": "auto"}),
+            ("neumann", {"terms": 3, "step_size": 0.1, "rank": None}),
+            ("cholesky", {"preconditioner": "auto", "terms": None}),
+        ):
+            ig.implicit_grad(w.f, w.g, w.theta, w.lam, method, options={**options, **QUIET})
+
+
+def test_a_bad_seed_is_named():
+    w = well_posed()
+    for bad, kind in ((-1, ValueError), ("zero", TypeError)):
+        with pytest.raises(kind, match="rng must be a seed"):
+            ig.implicit_grad(w.f, w.g, w.theta, w.lam, options={"rng": bad})
+
+
 @pytest.mark.parametrize("returns", ["x", "(x, info)"])
 def test_method_may_be_a_callable(returns):
     case = BY_NAME["logistic-groups-weights-f"]

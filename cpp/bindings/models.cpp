@@ -1,6 +1,7 @@
 // Linear models and their linearisations.
 #include <pybind11/stl.h>
 
+#include <cmath>
 #include <memory>
 #include <string>
 #include <utility>
@@ -41,6 +42,33 @@ block_array cross_transpose(const linearization& at, const block_array& q) {
   const const_block in = as_block(q, static_cast<index>(at.jac().size()), "q");
   block_array out = empty_like_block(q, static_cast<index>(at.jac_lam().size()));
   at.cross_transpose(in, as_output(out));
+  return out;
+}
+
+const double* vector_of(const linearization& at, const block_array& v, const char* name) {
+  const const_block in = as_block(v, static_cast<index>(at.jac().size()), name);
+  require(in.cols == 1, std::string(name) + " must be one-dimensional");
+  return in.data;
+}
+
+/// [(t + |diagonal ∘ q|) ∘ pattern, (terms of ∇f) ∘ pattern], t the terms of g's gradient.
+py::array_t<double> rounding_noise(const linearization& f, const linearization& g,
+                                   const block_array& q, const block_array& diagonal,
+                                   const block_array& pattern, bool by_row) {
+  const double *at = vector_of(f, q, "q"), *scale = vector_of(f, diagonal, "diagonal"),
+               *signs = vector_of(f, pattern, "pattern");
+  const auto [of_f, of_g] = [&] {
+    py::gil_scoped_release release;
+    return std::pair(f.gradient_terms(by_row), g.gradient_terms(by_row));
+  }();
+  require(of_f.size() == of_g.size(), "f and g must have the same n_theta");
+  const auto n = static_cast<index>(of_f.size());
+  block_array out({n, index{2}});
+  double* noise = out.mutable_data();
+  for (index j = 0; j < n; ++j) {
+    noise[j] = (of_g[j] + std::abs(scale[j] * at[j])) * signs[j];
+    noise[n + j] = of_f[j] * signs[j];
+  }
   return out;
 }
 
@@ -139,8 +167,28 @@ void register_models(py::module_& m) {
                return at.errors();
              }();
              return py::make_tuple(e.hess, e.third, e.least, e.most, e.cross, e.rate, e.reach,
-                                   e.gradient_rounding, e.product_rounding);
+                                   e.gradient_rounding, e.product_rounding, e.gradient_terms);
            })
+      .def("gradient_terms",
+           [](const linearization& at, bool by_row) {
+             const std::vector<double> terms = [&] {
+               py::gil_scoped_release release;
+               return at.gradient_terms(by_row);
+             }();
+             return copy_vector(terms);
+           })
+      .def("rounding_noise", &rounding_noise)
+      .def("arrival",
+           [](const linearization& at, const block_array& sent, const block_array& q) {
+             const auto size = static_cast<index>(at.jac().size());
+             const const_block in = as_block(sent, size, "sent");
+             require(in.cols == 2, "sent must have two columns");
+             return py::make_tuple(norm(at.cross_change(nullptr, in.col(0))),
+                                   norm(at.cross_change(in.col(1), vector_of(at, q, "q"))),
+                                   host_space::norm(size, in.col(1)));
+           })
+      .def("reach", [](const linearization& at,
+                       const block_array& v) { return at.reach(vector_of(at, v, "v")); })
       .def("cross",
            [](const linearization& at, const block_array& u) {
              return cross(at, u, static_cast<index>(at.jac().size()));

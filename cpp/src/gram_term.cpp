@@ -160,12 +160,29 @@ class gram_term : public DataTerm {
 
   const smoothness& smooth() const override { return smooth_; }
 
-  double gradient_scale(const data_state&, double theta_norm) const override {
+  /// Of Gθ − b, where that is what is summed.
+  std::vector<double> gradient_terms(const data_state&, const double* theta, bool) const override {
+    const index q = size();
+    std::vector<double> out(static_cast<std::size_t>(q * models()));
+    for (index c = 0; c < models(); ++c) {
+      const gram_sums& s = *sums_[c / targets_];
+      const double* b = s.cross.data() + (first_target_ + c % targets_) * q;
+      for (index j = 0; j < q; ++j) {
+        const double* column = s.gram.data() + j * q;
+        double sum = std::abs(b[j]);
+        for (index i = 0; i < q; ++i) sum += std::abs(column[i] * theta[c * q + i]);
+        out[c * q + j] = scale(c / targets_) * sum;
+      }
+    }
+    return out;
+  }
+
+  double gradient_terms_norm(const data_state&, double theta_norm) const override {
     double square = 0.0;  // ‖b_c‖ ≤ √(Σ w ‖r‖²) √(Σ w y²)
     for (index f = 0; f < folds_; ++f)
       for (index t = 0; t < targets_; ++t)
         square += scale(f) * sums_[f]->squares[first_target_ + t];
-    return 1.001 * std::sqrt(smooth_.hess * square) + 2.0 * smooth_.hess * theta_norm;
+    return 1.001 * std::sqrt(smooth_.hess * square) + smooth_.hess * theta_norm;
   }
 
   index depth() const override { return rows_ + size(); }

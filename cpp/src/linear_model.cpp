@@ -72,13 +72,14 @@ linear_model_linearization::linear_model_linearization(std::shared_ptr<const lin
   const penalty& pen = model_->penalty_;
   const double share = data.share();
 
-  std::vector<double> exp_lam(static_cast<std::size_t>(pen.n_groups));
+  rates_.resize(static_cast<std::size_t>(pen.n_groups));
   for (index l = 0; l < pen.n_groups; ++l) {
-    exp_lam[l] = std::exp(lam[l]);
-    rate_ = std::max(rate_, share * exp_lam[l]);
-    require(std::isfinite(exp_lam[l]) && exp_lam[l] >= DBL_MIN,
+    const double strength = std::exp(lam[l]);
+    require(std::isfinite(strength) && strength >= DBL_MIN,
             "lam[" + std::to_string(l) + "] = " + std::to_string(lam[l]) +
                 " is out of range: exp(lam) must neither overflow nor underflow");
+    rates_[l] = share * strength;
+    rate_ = std::max(rate_, rates_[l]);
   }
 
   data_ = model_->state_at(theta, remember);
@@ -89,11 +90,11 @@ linear_model_linearization::linear_model_linearization(std::shared_ptr<const lin
   const index p = data.features(), q = data.size();
   strength_.assign(static_cast<std::size_t>(p), share * pen.fixed);
   if (pen.n_groups > 0)
-    for (index j = 0; j < p; ++j) strength_[j] += share * exp_lam[pen.group[j]];
+    for (index j = 0; j < p; ++j) strength_[j] += rates_[pen.group[j]];
   jac_lam_.assign(static_cast<std::size_t>(pen.n_groups), 0.0);
   if (pen.n_groups > 0) cross_column_.resize(static_cast<std::size_t>(p * data.models()));
   for_penalised([&](index i, index at, index l) {
-    cross_column_[at] = share * exp_lam[l] * theta[i];
+    cross_column_[at] = rates_[l] * theta[i];
     jac_lam_[l] += 0.5 * cross_column_[at] * theta[i];
   });
   double sum = 0.0;
@@ -172,6 +173,35 @@ void linear_model_linearization::cross_transpose(const_block q, block out) const
         [&](index i, index at, index l) { out.col(c)[l] += cross_column_[at] * q.col(c)[i]; });
 }
 
+std::vector<double> linear_model_linearization::cross_change(const double* d,
+                                                             const double* q) const {
+  std::vector<double> out(rates_.size());
+  for_penalised([&](index i, index at, index l) {
+    out[l] += (d ? rates_[l] * d[i] : cross_column_[at]) * q[i];
+  });
+  return out;
+}
+
+double linear_model_linearization::reach(const double* v) const {
+  // By Σ s_j u_j² ≤ uᵀHu, as the rest of H is semidefinite.
+  const index p = model_->data_->features();
+  std::vector<double> sum(rates_.size());
+  for_penalised([&](index i, index at, index l) {
+    const double c = rates_[l] * v[i];
+    if (c != 0.0) sum[l] += c / strength_[at % p] * c;
+  });
+  return sum.empty() ? 0.0 : std::sqrt(*std::max_element(sum.begin(), sum.end()));
+}
+
+std::vector<double> linear_model_linearization::gradient_terms(bool by_row) const {
+  const DataTerm& data = *model_->data_;
+  std::vector<double> out = data.gradient_terms(*data_, theta_.data(), by_row);
+  const index p = data.features(), q = data.size();
+  for (index c = 0; c < data.models(); ++c)
+    for (index j = 0; j < p; ++j) out[c * q + j] += strength_[j] * std::abs(theta_[c * q + j]);
+  return out;
+}
+
 error_terms linear_model_linearization::errors() const {
   const DataTerm& data = *model_->data_;
   const smoothness& smooth = data.smooth();
@@ -196,13 +226,12 @@ error_terms linear_model_linearization::errors() const {
   if (largest > 0.0) {
     // The penalised block of H⁻¹ is at most that of diag(strength)⁻¹, with an intercept too: the
     // Schur complement that it is the inverse of is diag(strength) and something semidefinite.
-    std::vector<double> reach(jac_lam_.size()), square(jac_lam_.size());
+    e.reach = reach(theta_.data());
+    std::vector<double> square(jac_lam_.size());
     for_penalised([&](index, index at, index l) {
-      const double c = cross_column_[at], relative = c / largest;
-      if (c != 0.0) reach[l] += c / strength_[at % p] * c;
+      const double relative = cross_column_[at] / largest;
       square[l] += relative * relative;
     });
-    e.reach = std::sqrt(*std::max_element(reach.begin(), reach.end()));
     e.cross = largest * std::sqrt(*std::max_element(square.begin(), square.end())) *
               (1.0 + DBL_EPSILON * static_cast<double>(n_theta + 8));
   }
@@ -211,6 +240,7 @@ error_terms linear_model_linearization::errors() const {
   const double depth = DBL_EPSILON * static_cast<double>(data.depth() + 20);
   e.gradient_rounding =
       depth * data.gradient_scale(*data_, theta_norm) + 8.0 * DBL_EPSILON * penalty_gradient;
+  e.gradient_terms = data.gradient_terms_norm(*data_, theta_norm) + penalty_gradient;
   // The margins' rounding reaches the curvature by way of the third derivative.
   e.product_rounding =
       2.0 * depth * (smooth.hess + smooth.third * theta_norm) + 8.0 * DBL_EPSILON * e.most;

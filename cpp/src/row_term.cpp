@@ -108,16 +108,44 @@ class row_term : public DataTerm {
     return smooth_;
   }
 
-  /// Where ℓ' is not bounded the loss is least squares, and Σ w_i |ℓ'_i| ‖r_i‖ ≤ √(2 value) √(Σ w_i
-  /// ‖r_i‖²).
-  double gradient_scale(const data_state& at, double theta_norm) const override {
+  std::vector<double> gradient_terms(const data_state& at, const double* theta,
+                                     bool by_row) const override {
+    const index n = x_->rows(), m = models();
+    std::vector<double> out(static_cast<std::size_t>(size() * m));
+    if (!by_row) {
+      const std::vector<double>& norms = column_norms();
+      for (index c = 0; c < m; ++c)
+        for (index j = 0; j < size(); ++j)
+          out[c * size() + j] = std::sqrt(share()) * slope(at.values[static_cast<std::size_t>(c)]) *
+                                norms[c / targets_ * size() + j];
+      return out;
+    }
+    const kernels::margin_function evaluate = kernels::evaluate_margins(loss_);
+    const double even = 1.0 / static_cast<double>(n);
+    std::vector<double> square(static_cast<std::size_t>(n * m)), sum(out.size());
+    fused_pass(
+        *x_, intercept_, {theta, size(), m},
+        [&](index begin, index count, index, double* z, index ldz) {
+          for (index c = 0; c < m; ++c) {
+            const index of_target = c % targets_ * n + begin, of_fold = c / targets_ * n + begin;
+            double* w = z + c * ldz;
+            double* squares = square.data() + c * n + begin;
+            evaluate(count, w, y_.data() + of_target,
+                     weights_.empty() ? nullptr : weights_.data() + of_fold, even, squares);
+            for (index i = 0; i < count; ++i) squares[i] = static_cast<double>(n) * w[i] * w[i];
+          }
+        },
+        {sum.data(), size(), m}, n_threads_);
+    weighted_squares(*x_, intercept_, {square.data(), n, m}, {out.data(), size(), m}, n_threads_);
+    for (double& term : out) term = std::sqrt(term);
+    return out;
+  }
+
+  double gradient_terms_norm(const data_state& at, double) const override {
     smooth();
-    const double bounded = share() * std::sqrt(static_cast<double>(models())) * most_first_;
-    double total = 0.0;
-    for (const double value : at.values) total += value;
-    const double slope =
-        std::min(bounded, 1.001 * share() * std::sqrt(2.0 * std::max(total, DBL_MIN)));
-    return slope * row_norm_ + 2.0 * smooth_.hess * theta_norm;
+    double square = 0.0;
+    for (const double value : at.values) square += slope(value) * slope(value);
+    return share() * std::sqrt(square) * row_norm_ + DBL_MIN;
   }
 
   index depth() const override { return x_->rows() + x_->cols(); }
@@ -150,6 +178,29 @@ class row_term : public DataTerm {
     if (folds_ > 1)
       for (double& d : mean) d /= static_cast<double>(folds_);
     return mean;
+  }
+
+  /// A bound on √(Σ w_i ℓ'_i²) of a model, from its value: ℓ ≥ 0 has ℓ'² ≤ 2 sup|ℓ''| ℓ.
+  double slope(double value) const {
+    double bound = 0.0;
+    visit_loss(loss_, [&](auto loss) {
+      bound = std::min(loss.most_first, 1.001 * std::sqrt(2.0 * loss.most_second * value));
+    });
+    return bound;
+  }
+
+  /// √(share Σ_i w_i x_ij²), size × folds. Cost: one pass over X, the first time.
+  const std::vector<double>& column_norms() const {
+    std::call_once(columns_once_, [this] {
+      const index n = x_->rows();
+      const std::vector<double> even(static_cast<std::size_t>(weights_.empty() ? n : 0),
+                                     1.0 / static_cast<double>(n));
+      const const_block w{weights_.empty() ? even.data() : weights_.data(), n, folds_};
+      column_norms_.resize(static_cast<std::size_t>(size() * folds_));
+      weighted_squares(*x_, intercept_, w, {column_norms_.data(), size(), folds_}, n_threads_);
+      for (double& c : column_norms_) c = std::sqrt(c);
+    });
+    return column_norms_;
   }
 
   void measure() const {
@@ -187,7 +238,6 @@ class row_term : public DataTerm {
     const double second = most(square), third = most(cube);
     row_norm_ = std::sqrt(second / share()) * (1.0 + 4.0 * DBL_EPSILON);
     visit_loss(loss_, [&](auto loss) {
-      most_first_ = loss.most_first;
       smooth_.hess = loss.most_second * second;
       smooth_.third = loss.most_third > 0.0 ? loss.most_third * third : 0.0;
     });
@@ -196,10 +246,10 @@ class row_term : public DataTerm {
   std::shared_ptr<const Matrix> x_;
   std::vector<double> y_, weights_;  // the weights of a fold sum to `share`
   std::string loss_;
-  mutable std::once_flag smooth_once_;
+  mutable std::once_flag smooth_once_, columns_once_;
+  mutable std::vector<double> column_norms_;
   mutable smoothness smooth_;
-  mutable double row_norm_ = 0.0;    // √(Σ w_i ‖r_i‖²), at least Σ w_i ‖r_i‖
-  mutable double most_first_ = 0.0;  // sup|ℓ'|, infinite for the squared loss
+  mutable double row_norm_ = 0.0;  // √(Σ w_i ‖r_i‖²), at least Σ w_i ‖r_i‖
 };
 
 }  // namespace

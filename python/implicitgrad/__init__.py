@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from ._minimize import minimize
     from ._outer import HyperObjective
     from ._overfit import OverfitWarning
-    from ._result import ImplicitGradResult, ImplicitGradWarning
+    from ._response import response
+    from ._result import ImplicitGradResult, ImplicitGradWarning, ResponseResult
     from ._train import train
     from .callables import Objective
     from .linearization import Linearization
@@ -34,11 +35,13 @@ _HOMES = {
     "Logistic": "objectives",
     "Objective": "callables",
     "OverfitWarning": "_overfit",
+    "ResponseResult": "_result",
     "check_hypergrad": "_check",
     "cross_validated": "_cv",
     "implicit_grad": "_implicit",
     "minimize": "_minimize",
     "leave_one_out": "_loo",
+    "response": "_response",
     "train": "_train",
 }
 
@@ -52,12 +55,14 @@ __all__ = [
     "Logistic",
     "Objective",
     "OverfitWarning",
+    "ResponseResult",
     "build_info",
     "check_hypergrad",
     "cross_validated",
     "implicit_grad",
     "leave_one_out",
     "minimize",
+    "response",
     "train",
 ]
 

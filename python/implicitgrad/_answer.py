@@ -7,7 +7,6 @@ import math
 import numpy as np
 
 from . import _result, solvers
-from ._bound import error_bound
 from ._certificate import Certified, Goal
 from ._core import all_finite, norm
 from ._problem import Point
@@ -57,11 +56,11 @@ class Answer:
 
     def fail(self, why: str, final: bool = False) -> ImplicitGradResult:
         """No estimate could be made or was wanted, or the theorem does not apply."""
-        grad = self.point.hypergradient(self.q)
-        if not all_finite(grad):
+        value = self.point.value(self.q)
+        if not all_finite(value):
             why = "non_finite"
-        allowed = self.goal.allowed(self.point, self.q, grad)
-        return self._result(grad, math.inf, allowed, why, final or why not in _OPEN)
+        allowed = self.goal.allowed(self.point, self.q, value)
+        return self._result(value, math.inf, allowed, why, final or why not in _OPEN)
 
     def certified(self, found: Certified, limited: str | None) -> ImplicitGradResult:
         self.nhev += found.nhev
@@ -73,17 +72,17 @@ class Answer:
         why = names.get(found.trouble or "ok", found.trouble or "ok")
         final = why in ("negative_curvature", "non_finite", "bad_preconditioner")
         final = final or (why == "singular" and not math.isfinite(found.error))
-        return self._result(found.grad, found.error, found.allowed, why, final)
+        return self._result(found.value, found.error, found.allowed, why, final)
 
     def _result(
-        self, grad: np.ndarray, error: float, allowed: float, why: str, final: bool
+        self, value: np.ndarray, error: float, allowed: float, why: str, final: bool
     ) -> ImplicitGradResult:
         """`why` names what stands in the way; unless that is final, the error alone decides."""
         stationarity = self.point.stationarity
         bound = math.inf
         if not final or why == "terms":
             rest = self.residual * self.point.b_norm
-            bound = error_bound(self.point, self.q, rest, self.factored)
+            bound = self.point.error_bound(self.q, rest, self.factored)
         if not final:
             error = min(error, bound) if error == error else bound
             if error <= allowed < math.inf:
@@ -99,11 +98,10 @@ class Answer:
         )
         if self.damping:
             text += f" The system solved was (H + damping I) q = b with damping = {self.damping:g}."
-        return ImplicitGradResult(
-            grad=grad,
-            fun=self.point.G.fun,
-            direct=self.point.direct,
-            adjoint=self.q,
+        return self.point.result(
+            value,
+            self.q,
+            message=text,
             theta=self.point.theta.copy(),  # not the caller's own array
             error=error,
             error_bound=bound,
@@ -112,7 +110,6 @@ class Answer:
             curvature=self.curvature,
             success=status == _result.OK,
             status=status,
-            message=text,
             nit=self.nit,
             nhev=self.nhev,
             method=self.method,

@@ -37,6 +37,7 @@ class Terms(NamedTuple):
     reach: float  # ‖CᵀH^(−1/2)‖₂
     gradient_rounding: float  # 2-norm of the rounding error in ∇θf
     product_rounding: float  # and in H v, relative to ‖v‖₂
+    gradient_terms: float  # 2-norm of the sizes of the terms that ∇θf is the sum of, from above
 
 
 def error_bound(point: Any, q: np.ndarray, residual: float, factored: Any) -> float:
@@ -47,7 +48,7 @@ def error_bound(point: Any, q: np.ndarray, residual: float, factored: Any) -> fl
     """
     if not _native(point):
         return math.inf
-    f, g = _terms(point)
+    f, g = point.terms
     mu, e = _ball(f, point.stationarity * UP + f.gradient_rounding, point.theta, factored)
     if not mu > 0:
         return math.inf
@@ -63,27 +64,52 @@ def inner_limit(point: Any, q: np.ndarray, mu: float, energy: float) -> float:
     `energy` is √(∇fᵀH⁻¹∇f): the bound for a q without error. inf where the constants are not known."""
     if not (_native(point) and mu > 0):
         return math.inf
-    f, g = _terms(point)
+    f, g = point.terms
     e, size = energy / math.sqrt(mu), norm(q)
     rho = e * (g.hess + g.most + f.third * size)
     through = reach(point, mu) * rho / math.sqrt(mu)
-    return through + f.rate * e * (size + rho / mu) + e * (g.cross + g.rate * e)
+    at_q = min(f.rate * e * size, energy * point.F._core.reach(q))
+    return through + at_q + f.rate * e * rho / mu + e * (g.cross + g.rate * e)
+
+
+def push_rate(point: Any, q: np.ndarray) -> float:
+    """The Lipschitz constant of ∇θg − Hq in θ."""
+    f, g = point.terms
+    return g.hess + g.most + f.third * norm(q)
 
 
 def reach(point: Any, mu: float) -> float:
     """Bounds ‖CᵀH⁻¹v‖ / √(vᵀH⁻¹v); inf where the constants are not known."""
     if not _native(point):
         return math.inf
-    f = Terms(*point.F._core.errors())
+    f = point.terms[0]
     return min(f.reach, f.cross / math.sqrt(mu)) if mu > 0 else f.reach
+
+
+def response_bound(
+    f: Terms, u: np.ndarray, w: np.ndarray, residual: float, point: Any, factored: Any
+) -> float:
+    """The same for the response w to u, which solves H w = −C u with a residual of this norm: as C u
+    has the Lipschitz constant L_C max|u_l|,
+
+        ‖w − w⋆‖ ≤ (ρ + e (L_C max|u_l| + L_H ‖w‖)) / μ.
+    """
+    mu, e = _ball(f, point.stationarity * UP + f.gradient_rounding, point.theta, factored)
+    if not mu > 0:
+        return math.inf
+    size = norm(w) * UP
+    rho = residual * UP + 4 * EPS * point.b_norm + f.product_rounding * size
+    bound = (rho + e * (response_rate(f, u) + f.third * size)) / mu * UP
+    return bound if bound >= 0 else math.inf
+
+
+def response_rate(f: Terms, u: np.ndarray) -> float:
+    """The Lipschitz constant of C u in θ: C has one entry a row, e^λ θ_j."""
+    return f.rate * float(np.max(np.abs(u), initial=0.0)) * UP
 
 
 def _native(point: Any) -> bool:
     return isinstance(point.F, NativeLinearization) and isinstance(point.G, NativeLinearization)
-
-
-def _terms(point: Any) -> tuple[Terms, Terms]:
-    return Terms(*point.F._core.errors()), Terms(*point.G._core.errors())
 
 
 def _bound(f: Terms, g: Terms, size: float, rho: float, mu: float, e: float) -> float:

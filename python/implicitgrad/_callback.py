@@ -11,23 +11,25 @@ from scipy.optimize import OptimizeResult
 
 
 class Monitor:
-    """Turns the user's `stop` and `callback` into the solver's hook, called after each iteration."""
+    """Turns the user's `stop` and `callback` into the solver's hook, called after each iteration with
+    the unknown under its `name`."""
 
-    def __init__(self, stop: Any, callback: Callable[..., Any] | None):
+    def __init__(self, stop: Any, callback: Callable[..., Any] | None, name: str = "adjoint"):
+        self._name = name
         self.stopped = False
         self._stop = stop if callable(stop) else None
         self._callback = callback
         self._whole = callback is not None and takes_intermediate_result(callback)
         self.hook = self if self._stop or callback else None
 
-    def __call__(self, nit: int, residual: float, adjoint: np.ndarray) -> bool:
-        state = OptimizeResult(nit=nit, residual=residual, adjoint=adjoint)
+    def __call__(self, nit: int, residual: float, x: np.ndarray) -> bool:
+        state = OptimizeResult({"nit": nit, "residual": residual, self._name: x})
         if self._callback is not None:
             try:
                 if self._whole:
                     self._callback(intermediate_result=state)
                 else:
-                    self._callback(adjoint)
+                    self._callback(x)
             except StopIteration:
                 self.stopped = True
                 return True

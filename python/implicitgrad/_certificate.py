@@ -16,16 +16,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ._bound import Terms, inner_limit, reach
 from ._core import negligible, norm
-from .linearization import EXACT, NativeLinearization, cross_vjp
+from ._rounding import EPS, left_by_rounding, noise_energy
+from .linearization import EXACT, NativeLinearization
 
-EPS = float(np.finfo(np.float64).eps)
 POLISH_STEPS = 3
 CONVERGED = 1e-8  # a Newton step that is no larger than this, relative to θ
 STEP_RTOL = 0.01  # of s and Δq by a factor of H, which solves to far below this at no cost
@@ -45,14 +44,14 @@ def correction_rtol(*conditions: float) -> float:
 
 @dataclass
 class Goal:
-    """error ≤ max(tol · ‖grad‖, atol); without atol, the rounding level takes its place."""
+    """error ≤ max(tol · ‖value‖, atol); without atol, the rounding level takes its place."""
 
     tol: float
     atol: float | None
 
-    def allowed(self, point: Any, q: np.ndarray, grad: np.ndarray) -> float:
+    def allowed(self, point: Any, q: np.ndarray, value: np.ndarray) -> float:
         atol = 64 * point.rounding_level(q) if self.atol is None else self.atol
-        return max(self.tol * norm(grad), atol)
+        return max(self.tol * norm(value), atol)
 
 
 @dataclass
@@ -61,7 +60,7 @@ class Certified:
 
     point: Any
     q: np.ndarray
-    grad: np.ndarray
+    value: np.ndarray
     allowed: float
     error: float
     trouble: (
@@ -90,14 +89,14 @@ def certify(
     is known; `solver` is set up on a Hessian near `point`; rtol is how well it is to solve for the
     correction.
     """
-    grad = point.hypergradient(q)
+    value = point.value(q)
     nhev = 0
     before = math.inf
     well_conditioned = 0 < curvature[1] <= 1e4 * curvature[0]
 
     for step in range(polish_steps + 1):
-        allowed = goal.allowed(point, q, grad)
-        answer = partial(Certified, point, q, grad, allowed)
+        allowed = goal.allowed(point, q, value)
+        answer = partial(Certified, point, q, value, allowed)
         s_norm = norm(s)
         # A step below θ's own rounding leads nowhere new, unless H is so ill-conditioned that even θ's
         # rounding shows.
@@ -121,8 +120,8 @@ def certify(
                 return answer(math.inf, solution.status, nhev)
             dq, s_next, left = solution.x[:, 0], solution.x[:, 1], solution.residual[0]
         q_there = q + dq
-        grad_there = there.hypergradient(q_there)
-        change = norm(grad_there - grad)
+        value_there = there.value(q_there)
+        change = norm(value_there - value)
         if not math.isfinite(change):
             return answer(math.inf, "non_finite", nhev)
 
@@ -132,26 +131,26 @@ def certify(
         contraction = 0.0
         if far:
             contraction = max(there.stationarity / point.stationarity, norm(s_next) / s_norm)
-        # Where ∇θg is flat at both ends of a long step, the change says nothing about θ⋆ either.
-        if contraction >= 0.25 or (far and there.b_norm == 0):
+        if contraction >= 0.25 or (far and there.blind):
             return answer(math.inf, "newton", nhev)
 
         # What rounding leaves: of the sum, and of the residual that q was refined with.
         rho_norm = norm(rho)
-        gain = norm(cross_vjp(there.F, dq)) / rho_norm if rho_norm > 0 else 0.0
-        diagonal = solver.diagonal
-        products = q * (curvature[1] if diagonal is None else diagonal)
-        rounding = 4 * point.rounding_level(q) + EPS * _noise_through(solver, point, products, gain)
+        gain = norm(there.carried(dq)) / rho_norm if rho_norm > 0 else 0.0
         differences = _difference_error(point, q, gain, change)
+        rounding, products = left_by_rounding(
+            *(problem, lam, point, q, solver, gain, curvature, change, allowed)
+        )
+        nhev += products
         error = change / (1 - contraction) + rounding + differences
         if error <= allowed < math.inf:
             return answer(error, None, nhev)
-        if rounding + differences > max(allowed, goal.allowed(there, q_there, grad_there)):
+        if rounding + differences > max(allowed, goal.allowed(there, q_there, value_there)):
             return answer(error, "differences" if differences > rounding else "singular", nhev)
         if step == polish_steps or change > 0.5 * before:
             due_to_theta = gain * rest < 0.3 * change and change > 3 * rounding
             return answer(error, "not_stationary" if due_to_theta else "linear", nhev)
-        point, q, s, grad, before = there, q_there, s_next, grad_there, change
+        point, q, s, value, before = there, q_there, s_next, value_there, change
         there = None
         rest = left * rho_norm
         rtol = min(rtol, max(1e-10, 0.1 * allowed / error))
@@ -159,30 +158,12 @@ def certify(
     raise AssertionError("unreachable")
 
 
-def _noise_through(solver: Any, point: Any, products: np.ndarray, gain: float) -> float:
-    """What an error of relative size one in the terms of ∇θg − Hq does to the hypergradient.
-
-    With a factor of H at hand, noise of just that size is sent through it; else the correction Δq
-    has shown how a residual of norm one comes out.
-    """
-    if solver.name != "cholesky":
-        return gain * (point.b_norm + norm(products))
-    noise = solver.apply_inverse((np.abs(point.b) + np.abs(products)) * _pattern(products.size))
-    return norm(cross_vjp(point.F, noise))
-
-
-@lru_cache(maxsize=16)
-def _pattern(size: int) -> np.ndarray:
-    """Signs and sizes without any structure that data could share, of mean square one."""
-    return math.sqrt(2) * np.cos(1.7 * np.arange(1, size + 1) ** 1.5)
-
-
 @dataclass
 class Linear:
     """An adjoint from CG, and what it was worth some iterations earlier, at the checkpoint."""
 
     q: np.ndarray
-    grad: np.ndarray
+    value: np.ndarray
     residual: float
     error: float  # of the hypergradient at the checkpoint: more than what is left
     nhev: int
@@ -194,18 +175,18 @@ def linear_part(
     """The linear part of the error, from the solve itself: what it changed in the hypergradient after
     the checkpoint is the error that it had there. Goes on while that is not a small share of what is
     allowed."""
-    grad, nhev = point.hypergradient(q), 0
+    value, nhev = point.value(q), 0
     for attempt in range(POLISH_STEPS + 1):
-        error = norm(grad - point.hypergradient(solution.checkpoint))
-        allowed = goal.allowed(point, q, grad)
+        error = norm(value - point.value(solution.checkpoint))
+        allowed = goal.allowed(point, q, value)
         if error <= 0.3 * allowed or solution.status == "stagnated" or attempt == POLISH_STEPS:
             break
         rtol = max(1e-15, rtol * min(0.1, 0.1 * allowed / error))
         solution = solver.solve(point.hess, point.b, [solver.ahead * rtol], q, rtol)
         nhev += solution.nhev
         q = solution.x
-        grad = point.hypergradient(q)
-    return Linear(q, grad, solution.residual[0], error, nhev)
+        value = point.value(q)
+    return Linear(q, value, solution.residual[0], error, nhev)
 
 
 def converged(s: np.ndarray, theta: np.ndarray, solver: Any) -> bool:
@@ -229,13 +210,18 @@ def screen(
     """
     if not isinstance(point.F, NativeLinearization):
         return None
-    least = Terms(*point.F._core.errors()).least
-    energy = point.stationarity / math.sqrt(least) if least > 0 else math.inf
-    done = _settled(point, linear, goal, inner_limit(point, linear.q, least, energy), 0)
+    f = point.terms[0]
+    least, size = f.least, point.stationarity + EPS * f.gradient_terms
+    energy = size / math.sqrt(least) if least > 0 else math.inf
+    done = _settled(point, linear, goal, point.inner_limit(linear.q, least, energy), 0)
     if done is None:
         least = max(least, solver.curvature_from_below())
-        energy = min(energy, solver.energy(point.gradient))
-        done = _settled(point, linear, goal, inner_limit(point, linear.q, least, energy), 0)
+        energy = solver.energy(point.gradient)
+        for closer in (False, True):
+            reached = energy + noise_energy(point, solver, least, closer)
+            done = _settled(point, linear, goal, point.inner_limit(linear.q, least, reached), 0)
+            if done is not None:
+                return done
     if done is None and solver.strong:
         s = solver.precondition(point.gradient)  # as good as H⁻¹∇f to tell that θ has converged
         if converged(s, point.theta, solver):
@@ -260,18 +246,23 @@ def screen_step(
     if far and not solver.energy(there.gradient) <= 0.1 * math.sqrt(max(s @ point.gradient, 0.0)):
         return None
     rho = there.b - point.b - (there.hess.apply(linear.q) - point.hess.apply(linear.q))
-    least = max(Terms(*there.F._core.errors()).least, solver.curvature_from_below())
-    inner = norm(there.hypergradient(linear.q) - linear.grad)
-    inner += reach(there, least) * solver.energy(rho)
-    return _settled(point, linear, goal, inner, 2)
+    least = max(there.terms[0].least, solver.curvature_from_below())
+    inner = norm(there.value(linear.q) - linear.value)
+    inner += there.reach(least) * solver.energy(rho)
+    for closer in (False, True):
+        noise = point.inner_limit(linear.q, least, noise_energy(point, solver, least, closer))
+        done = _settled(point, linear, goal, inner + noise, 2)
+        if done is not None:
+            return done
+    return None
 
 
 def _settled(point: Any, linear: Linear, goal: Goal, inner: float, nhev: int) -> Certified | None:
-    allowed = goal.allowed(point, linear.q, linear.grad)
+    allowed = goal.allowed(point, linear.q, linear.value)
     error = linear.error + inner + 4 * point.rounding_level(linear.q)
     if not (inner <= 0.1 * allowed and error <= allowed < math.inf):
         return None
-    return Certified(point, linear.q, linear.grad, allowed, error, None, nhev)
+    return Certified(point, linear.q, linear.value, allowed, error, None, nhev)
 
 
 def refine(
@@ -290,9 +281,9 @@ def refine(
             break
         solution = solver.solve(point.hess, rho, [rtol])
         nhev += solution.nhev
-        grad, better = point.hypergradient(q), point.hypergradient(q + solution.x)
-        change = norm(better - grad)
-        if not change < 0.5 * before or change <= 0.1 * goal.allowed(point, q, grad):
+        value, better = point.value(q), point.value(q + solution.x)
+        change = norm(better - value)
+        if not change < 0.5 * before or change <= 0.1 * goal.allowed(point, q, value):
             break
         q, before = q + solution.x, change
     return q, norm(rho), nhev
@@ -303,9 +294,7 @@ def _difference_error(point: Any, q: np.ndarray, gain: float, change: float) -> 
     of_f, of_g = point.noise
     if of_f is EXACT and of_g is EXACT:
         return 0.0
-    size, gradient, b = norm(q), point.stationarity, point.b_norm
-    gain = max(gain, norm(point.hypergradient(q) - point.direct) / b if b > 0 else 0.0)
+    gradient, b = point.stationarity, point.b_norm
+    gain = max(gain, norm(point.value(q) - point.direct) / b if b > 0 else 0.0)
     inner = change / gradient if gradient > 0 else 0.0
-    return (
-        of_g.jac_lam + of_f.cross * size + gain * (of_g.jac + of_f.hess * size) + inner * of_f.jac
-    )
+    return point.difference_error(q, gain) + inner * of_f.jac

@@ -123,6 +123,8 @@ def implicit_grad(
     -----
     ImplicitGradWarning
         Where status is not 0.
+    scipy.optimize.OptimizeWarning
+        For an option that is unknown, or that the method does not use.
 
     References
     ----------
@@ -149,7 +151,7 @@ def implicit_grad(
     theta, lam = problem.check_theta(theta), problem.check_lam(lam)
     method = solvers.check_method(method)
     accuracy = tolerance(problem, tol)
-    parsed = _options.parse(options)
+    parsed = _options.parse(options, method)
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable or None, found {callback!r}")
     result = solve(problem, theta, lam, method, accuracy, parsed, callback)
@@ -185,7 +187,7 @@ def _solve(
     trained: bool = False,
 ) -> ImplicitGradResult:
     point = problem.at(theta, lam)
-    monitor = Monitor(options.stop, callback)
+    monitor = Monitor(options.stop, callback, point.unknown)
     hess = point.hess
     if options.damping:
         hess = _core.ShiftedOperator(hess, options.damping)
@@ -295,7 +297,7 @@ def _solve(
             if polish:
                 found.nit, found.nhev = answer.nit, answer.nhev + certified.nhev
                 return found
-            certified.error = norm(certified.grad - found.grad) + found.error
+            certified.error = norm(certified.value - found[point.answer]) + found.error
     limited = None
     if as_asked:
         named = solution.status in ("iteration_limit", "diverged")

@@ -1,4 +1,4 @@
-"""The `options` of `implicit_grad`, validated once."""
+"""The `options` of `implicit_grad` and `response`, validated once."""
 
 from __future__ import annotations
 
@@ -20,6 +20,15 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     **dict.fromkeys(("atol", "damping"), partial(_arrays.number, nonnegative=True)),
     "step_size": partial(_arrays.number, positive=True),
     **dict.fromkeys(("polish", "certify", "warn"), _arrays.boolean),
+}
+
+
+# Those that only some methods use.
+_USED_BY = {
+    "preconditioner": ("auto", "cg", "nystrom"),  # the last refuses any but "auto", and says why
+    "rank": ("nystrom",),
+    "step_size": ("neumann",),
+    "terms": ("neumann",),
 }
 
 
@@ -60,9 +69,11 @@ class Options:
         if not (type(self.rng) is int and self.rng >= 0):
             try:
                 np.random.default_rng(self.rng)
-            except (TypeError, ValueError):
-                raise TypeError(
-                    f"rng must be a seed or a numpy.random.Generator, found {self.rng!r}"
+            except (TypeError, ValueError) as error:
+                kind = ValueError if isinstance(error, ValueError) else TypeError
+                raise kind(
+                    f"rng must be a seed, an integer >= 0, or a numpy.random.Generator, found "
+                    f"{self.rng!r}"
                 ) from None
 
     @property
@@ -75,8 +86,9 @@ DEFAULT = Options()
 _NAMES = frozenset(field.name for field in fields(Options))
 
 
-def parse(options: Mapping[str, Any] | None) -> Options:
-    """Options from a mapping; an unknown name warns, as in SciPy, and is left out."""
+def parse(options: Mapping[str, Any] | None, method: Any = None) -> Options:
+    """Options from a mapping; an unknown name warns, as in SciPy, and is left out. So does one that
+    this method does not use."""
     if not options:
         if options is None or isinstance(options, Mapping):
             return DEFAULT
@@ -88,4 +100,15 @@ def parse(options: Mapping[str, Any] | None) -> Options:
         warnings.warn(
             f"Unknown options: {', '.join(map(repr, unknown))}", OptimizeWarning, stacklevel=3
         )
-    return Options(**{name: value for name, value in options.items() if name in _NAMES})
+    found = Options(**{name: value for name, value in options.items() if name in _NAMES})
+    for name, users in _USED_BY.items():
+        value, default = getattr(found, name), getattr(DEFAULT, name)
+        left = value is default or (isinstance(value, str) and value == default)
+        if method is not None and method not in users and not left:
+            named = repr(method) if isinstance(method, str) else "a callable"
+            warnings.warn(
+                f"Unused option: method = {named} does not use {name!r}",
+                OptimizeWarning,
+                stacklevel=3,
+            )
+    return found

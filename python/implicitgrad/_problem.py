@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from . import _arrays, solvers
+from ._bound import Terms, error_bound, inner_limit, push_rate, reach
 from ._core import norm
 from ._native import is_native, linearizer, passer
+from ._result import ImplicitGradResult
 from .callables import Objective, as_objective
-from .linearization import EXACT, NativeLinearization, Noise, cross_vjp_and_scale
+from .linearization import EXACT, NativeLinearization, Noise, cross_vjp, cross_vjp_and_scale
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -68,16 +70,23 @@ def tolerance(problem: Problem, tol: float | None) -> float:
 
 
 class Point:
-    """f and g linearised at one (θ, λ)."""
+    """f and g linearised at one (θ, λ), and what the answer dg/dλ is there.
+
+    The solve and the certificate know only this much: the unknown q solves H q = b, of which b = ∇θg,
+    and `value(q)` is the answer. `_response` has another such point.
+    """
+
+    answer, unknown = "grad", "adjoint"  # what they are called in results
 
     __slots__ = (
         *("F", "G", "b", "b_norm", "direct", "direct_norm", "gradient", "hess"),
-        *("last", "stationarity", "theta"),
+        *("_terms", "last", "stationarity", "theta"),
     )
 
     def __init__(self, F: Any, G: Any, theta: np.ndarray, lam: np.ndarray):
         self.F, self.G, self.theta = F, G, theta
         self.last: Any = (None, None, math.nan)
+        self._terms: Any = None
         if isinstance(F, NativeLinearization):
             self.gradient, self.stationarity, self.hess = F.jac, F.jac_norm, F._core.hess
         else:
@@ -96,7 +105,7 @@ class Point:
             direct, self.direct_norm = np.zeros(lam.size), 0.0
         self.direct = direct
 
-    def hypergradient(self, q: np.ndarray) -> np.ndarray:
+    def value(self, q: np.ndarray) -> np.ndarray:
         """dg/dλ = ∂g/∂λ − Cᵀq."""
         return self._at(q)[1]
 
@@ -111,9 +120,81 @@ class Point:
             self.last = q, self.direct - product, _EPS * (self.direct_norm + scale)
         return self.last
 
+    def carried(self, dq: np.ndarray) -> np.ndarray:
+        """What a change of q does to the hypergradient, but for the sign: Cᵀdq."""
+        return cross_vjp(self.F, dq)
+
+    @property
+    def terms(self) -> Any:
+        """The `Terms` of f and of g; None where they are not the library's own."""
+        if self._terms is None:
+            self._terms = tuple(
+                Terms(*at._core.errors()) if isinstance(at, NativeLinearization) else None
+                for at in (self.F, self.G)
+            )
+        return self._terms
+
+    def rounding_noise(
+        self, q: np.ndarray, diagonal: np.ndarray, pattern: np.ndarray, by_row: bool
+    ) -> Any:
+        """Vectors of the size of the terms that ∇θg − Hq and ∇θf are sums of, with the signs of
+        `pattern`, as the columns of a block; from the diagonal of H what is not known better. From
+        above, and closer `by_row`, for two passes over each X."""
+        F, G = self.F, self.G
+        native = isinstance(F, NativeLinearization), isinstance(G, NativeLinearization)
+        if all(native):
+            return F._core.rounding_noise(G._core, q, diagonal, pattern, by_row)
+        noise = np.empty((2, q.size))
+        noise[0] = np.abs(self.b) if not native[1] else G._core.gradient_terms(by_row)
+        noise[0] += np.abs(diagonal * q)
+        if native[0]:
+            noise[1] = F._core.gradient_terms(by_row)
+        else:
+            root = np.sqrt(np.abs(diagonal))  # Σ_k |H_jk θ_k|, as H_jk² ≤ H_jj H_kk
+            noise[1] = np.abs(self.gradient) + root * norm(root * self.theta)
+        noise *= pattern
+        return noise.T
+
+    def arrival(self, sent: np.ndarray, q: np.ndarray) -> tuple[float, float, float]:
+        """What comes of an error x in q; of an error d in θ, with q as it is; and of d in
+        ∇θg − Hq: norms, the last two to first order, not from below, inf where nothing is known.
+        x and d are the columns of `sent`."""
+        if not isinstance(self.F, NativeLinearization):
+            return norm(self.carried(sent[:, 0])), math.inf, math.inf
+        of_x, at_q, size = self.F._core.arrival(sent, q)
+        if not isinstance(self.G, NativeLinearization):
+            return of_x, at_q, math.inf
+        return of_x, at_q + self.terms[1].cross * size, push_rate(self, q) * size
+
+    def inner_limit(self, q: np.ndarray, mu: float, energy: float) -> float:
+        return inner_limit(self, q, mu, energy)
+
+    def reach(self, mu: float) -> float:
+        return reach(self, mu)
+
+    def error_bound(self, q: np.ndarray, residual: float, factored: Any) -> float:
+        return error_bound(self, q, residual, factored)
+
     @property
     def noise(self) -> tuple[Noise, Noise]:
         return getattr(self.F, "noise", EXACT), getattr(self.G, "noise", EXACT)
+
+    def difference_error(self, q: np.ndarray, gain: float) -> float:
+        """What finite differences in the equation of q and in the answer add, where a residual of norm
+        one in q comes out with norm `gain`."""
+        of_f, of_g = self.noise
+        size = norm(q)
+        return of_g.jac_lam + of_f.cross * size + gain * (of_g.jac + of_f.hess * size)
+
+    @property
+    def blind(self) -> bool:
+        """Whether b says nothing here of what it is at θ⋆: where g is flat, as far from it."""
+        return self.b_norm == 0
+
+    def result(self, value: np.ndarray, q: np.ndarray, **found: Any) -> Any:
+        return ImplicitGradResult(
+            grad=value, fun=self.G.fun, direct=self.direct, adjoint=q, **found
+        )
 
     @property
     def finite(self) -> bool:

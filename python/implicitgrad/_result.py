@@ -52,6 +52,28 @@ class ImplicitGradResult(OptimizeResult):
     """
 
 
+class ResponseResult(OptimizeResult):
+    """What `response` returns: an `OptimizeResult` with these fields.
+
+    Attributes
+    ----------
+    response : ndarray, shape (n_theta,)
+        dθ⋆/dλ · u = −H⁻¹C u.
+    theta : ndarray, shape (n_theta,)
+        The θ at which this was evaluated: the given one, or a polished one.
+    error : float
+        Estimate of ‖response − exact‖₂; inf where none could be made.
+    error_bound : float
+        A guaranteed bound on the same, or inf where none is known.
+    residual : float
+        True ‖C u + H response‖₂ / ‖C u‖₂, recomputed at the end.
+    success : bool
+        Whether error ≤ max(tol · ‖response‖₂, atol) and the theorem applies.
+    stationarity, curvature, status, message, nit, nhev, method
+        As in `ImplicitGradResult`.
+    """
+
+
 # How a solve can end, the status it gives, and what is said about it.
 OK, LIMIT, NEGATIVE, SINGULAR, NOT_STATIONARY, NON_FINITE, STOPPED = 0, 1, 2, 3, 4, 5, 99
 
@@ -139,7 +161,18 @@ def describe(why: str, **found: Any) -> tuple[int, str]:
     return status, text.format(smallest=smallest, largest=largest, **found)
 
 
-def warn(result: ImplicitGradResult, wanted: bool) -> None:
+def of_response(text: str) -> str:
+    """A message about a hypergradient and its adjoint as one about a response."""
+    for ours, theirs in (
+        ("hypergradient", "response"),
+        ("adjoint", "response"),
+        ("dg/dlam", "dtheta/dlam"),
+    ):
+        text = text.replace(ours, theirs)
+    return text
+
+
+def warn(result: OptimizeResult, wanted: bool) -> None:
     """Warn the caller's caller of a result without success, where that is `wanted` and not what was
     asked for."""
     if result.status != OK and wanted and not result.message.startswith("Not certified, as asked"):

@@ -71,10 +71,20 @@ class DataTerm {
   /// Rounded up. Cost: one pass over the data, the first time.
   virtual const smoothness& smooth() const = 0;
 
-  /// A bound on the 2-norm of Σ|terms| of the gradient, given ‖θ‖₂: what its rounding is relative
-  /// to. Terms are sums over rows, their margins sums over columns, whose own rounding goes through
-  /// ℓ''.
-  virtual double gradient_scale(const data_state& at, double theta_norm) const = 0;
+  /// What the terms that the gradient is the sum of amount to, entry by entry, from above:
+  /// Σ w_i |ℓ'_i x_ij| is at most √(Σ w_i ℓ'_i²) √(Σ w_i x_ij²) and, `by_row`, √(n Σ (w_i ℓ'_i
+  /// x_ij)²). Cost: O(size · models); by row, two passes over X.
+  virtual std::vector<double> gradient_terms(const data_state& at, const double* theta,
+                                             bool by_row) const = 0;
+
+  /// The 2-norm of those, from above, given ‖θ‖₂.
+  virtual double gradient_terms_norm(const data_state& at, double theta_norm) const = 0;
+
+  /// What the rounding of the gradient is relative to: its terms, and the margins that are sums
+  /// themselves, whose rounding goes through ℓ''.
+  double gradient_scale(const data_state& at, double theta_norm) const {
+    return gradient_terms_norm(at, theta_norm) + 2.0 * smooth().hess * theta_norm;
+  }
 
   /// The depth of those sums.
   virtual index depth() const = 0;

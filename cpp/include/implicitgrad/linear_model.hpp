@@ -39,6 +39,7 @@ struct error_terms {
   double reach = 0.0;              // bounds ‖CᵀH⁻¹v‖₂ / √(vᵀH⁻¹v)
   double gradient_rounding = 0.0;  // 2-norm of the rounding error in ∇θf
   double product_rounding = 0.0;   // and in H v, relative to ‖v‖₂
+  double gradient_terms = 0.0;     // 2-norm of gradient_terms(), from above
 };
 
 class linear_model : public Objective, public std::enable_shared_from_this<linear_model> {
@@ -110,6 +111,16 @@ class linear_model_linearization : public Linearization, public sampled_hessian 
 
   error_terms errors() const;
 
+  /// What the terms that ∇f is the sum of amount to, entry by entry, from above: those of the data
+  /// term (DataTerm::gradient_terms), and strength_j |θ_j|.
+  std::vector<double> gradient_terms(bool by_row) const;
+
+  /// By how much Cᵀq changes with θ: C(d)ᵀq, as C is linear in θ. d = null stands for θ itself.
+  std::vector<double> cross_change(const double* d, const double* q) const;
+
+  /// Bounds ‖C(v)ᵀu‖₂ / √(uᵀHu), C(v) being C with v in the place of θ.
+  double reach(const double* v) const;
+
   /// share (fixed + e^{λ_{group(j)}}), one a feature: H less that on its diagonal, the same for
   /// each model, is positive semidefinite.
   const std::vector<double>& strength() const override { return strength_; }
@@ -147,6 +158,7 @@ class linear_model_linearization : public Linearization, public sampled_hessian 
   double fun_ = 0.0;
   std::vector<double> theta_, jac_, jac_lam_;
   std::vector<double> strength_;      // one a feature
+  std::vector<double> rates_;         // share e^{λ_l}, one a group
   std::vector<double> cross_column_;  // share e^{λ_{group(j)}} θ_cj, one a penalised entry of θ
   double rate_ = 0.0;
 };
