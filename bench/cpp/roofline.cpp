@@ -1,7 +1,7 @@
 // The product XᵀDXV and the linearisation beside a plain read of the same X, taken in turns in the
 // same process: a table of GB/s of X, and of the median share of the read that precedes each run.
 //
-//   roofline [threads] [runs] [part of the shape's name]
+//   roofline [threads] [runs] [part of the layout and shape, as "F 100000x1000"]
 #include <cstdio>
 #include <string>
 
@@ -51,11 +51,11 @@ void measure_shape(shape s, layout order) {
   s.name = name.c_str();
   const problem<T> p(s, order);
   for (const index k : {1, 2, 3, 4, 5, 8})
-    if (k == 1 || s.cols == 1000) measure_product(p, k);
+    if (k == 1 || k == 5 || s.cols == 1000) measure_product(p, k);
   const auto model =
       make_linear_model(p.x, p.y, std::vector<double>{}, "logistic", penalty{}, false, threads);
   measure(p, "linearize", 1,
-          [&] { benchmark::DoNotOptimize(model->linearize(p.theta.data(), nullptr)); });
+          [&] { benchmark::DoNotOptimize(model->data().at(p.theta.data())); });
 }
 
 }  // namespace
@@ -73,7 +73,8 @@ int main(int argc, char** argv) {
               threads, runs);
   for (const shape& s : shapes)
     for (const layout order : {layout::row_major, layout::column_major})
-      if (std::string(s.name).find(part) != std::string::npos) {
+      if (((order == layout::row_major ? "C " : "F ") + std::string(s.name)).find(part) !=
+          std::string::npos) {
         measure_shape<double>(s, order);
         measure_shape<float>(s, order);
       }

@@ -5,6 +5,7 @@
 
 #include "implicitgrad/errors.hpp"
 #include "implicitgrad/multiversion.hpp"
+#include "kernels/column_pass.hpp"
 #include "kernels/row_pass.hpp"
 
 namespace implicitgrad {
@@ -70,18 +71,9 @@ IMPLICITGRAD_KERNEL void line_dot(const T* a, index stride, index lines, index l
   }
 }
 
-// What line_axpy will need soon, `ahead` entries from those in use, is prefetched. Row-major, its
-// panel is in cache, and memory would idle: that is the next panel, into the second level.
-// Column-major, its runs are short and far apart: those are the columns that come next, into the
-// first level.
-enum class cache_level { second = 2, first = 3 };  // as __builtin_prefetch names them
-
-template <class T, cache_level level>
+template <class T>
 IMPLICITGRAD_KERNEL void line_axpy(const T* a, index stride, index lines, index length,
-                                   const double* w, index ldw, index k, double* out, index ldo,
-                                   index ahead) {
-  constexpr index line_entries = 64 / sizeof(T), chunk = 8 * line_entries;
-  constexpr int hint = static_cast<int>(level);
+                                   const double* w, index ldw, index k, double* out, index ldo) {
   const index quarter = lines / 4;
   index i = 0;
   for (; i < quarter; ++i) {
@@ -93,22 +85,9 @@ IMPLICITGRAD_KERNEL void line_axpy(const T* a, index stride, index lines, index 
       const double* wc = w + c * ldw + i;
       const double w0 = wc[0], w1 = wc[quarter], w2 = wc[2 * quarter], w3 = wc[3 * quarter];
       double* __restrict o = out + c * ldo;
-      index j = 0;
-      if (c == 0)
-        for (; j + chunk <= length; j += chunk) {
-          for (index t = j; t < j + chunk; t += line_entries) {
-            __builtin_prefetch(a0 + ahead + t, 0, hint);
-            __builtin_prefetch(a1 + ahead + t, 0, hint);
-            __builtin_prefetch(a2 + ahead + t, 0, hint);
-            __builtin_prefetch(a3 + ahead + t, 0, hint);
-          }
 #pragma omp simd
-          for (index t = j; t < j + chunk; ++t)
-            o[t] += (a0[t] * w0 + a1[t] * w1) + (a2[t] * w2 + a3[t] * w3);
-        }
-#pragma omp simd
-      for (index t = j; t < length; ++t)
-        o[t] += (a0[t] * w0 + a1[t] * w1) + (a2[t] * w2 + a3[t] * w3);
+      for (index j = 0; j < length; ++j)
+        o[j] += (a0[j] * w0 + a1[j] * w1) + (a2[j] * w2 + a3[j] * w3);
     }
   }
   for (i = 4 * quarter; i < lines; ++i) {
@@ -223,7 +202,7 @@ void dense_matrix<T>::dot(index begin, index end, const double* v, index ld, ind
   if (order_ == layout::row_major)
     line_dot(data_ + begin * ld_, ld_, rows, cols_, v, ld, k, z, ldz);
   else
-    line_axpy<T, cache_level::first>(data_ + begin, ld_, cols_, rows, v, ld, k, z, ldz, 4 * ld_);
+    line_axpy(data_ + begin, ld_, cols_, rows, v, ld, k, z, ldz);
 }
 
 template <class T>
@@ -231,8 +210,7 @@ void dense_matrix<T>::accumulate(index begin, index end, const double* w, index 
                                  double* out, index ld) const {
   const index rows = end - begin;
   if (order_ == layout::row_major)
-    line_axpy<T, cache_level::second>(data_ + begin * ld_, ld_, rows, cols_, w, ldz, k, out, ld,
-                                      rows * ld_);
+    line_axpy(data_ + begin * ld_, ld_, rows, cols_, w, ldz, k, out, ld);
   else
     line_dot(data_ + begin, ld_, cols_, rows, w, ldz, k, out, ld);
 }
@@ -244,13 +222,16 @@ bool dense_matrix<T>::in_strips() const {
 
 template <class T>
 index dense_matrix<T>::pass_workspace(index k) const {
+  if (order_ == layout::column_major) return kernels::column_pass_workspace<T>(cols_, k);
   return in_strips() ? kernels::row_pass_workspace<T>(cols_, k) : Matrix::pass_workspace(k);
 }
 
 template <class T>
 void dense_matrix<T>::pass(index begin, index end, const double* v, index ld, index k,
                            row_function row_op, double* out, double* workspace) const {
-  if (in_strips())
+  if (order_ == layout::column_major)
+    kernels::column_pass(data_, ld_, cols_, begin, end, v, ld, k, row_op, out, workspace);
+  else if (in_strips())
     kernels::row_pass(data_, ld_, cols_, begin, end, v, ld, k, row_op, out, workspace);
   else
     Matrix::pass(begin, end, v, ld, k, row_op, out, workspace);

@@ -2,8 +2,11 @@
 // with the same bits at any number of threads.
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <vector>
 
+#include "implicitgrad/dense_matrix.hpp"
 #include "implicitgrad/fused_pass.hpp"
 #include "support.hpp"
 
@@ -94,6 +97,45 @@ TEST_CASE_TEMPLATE("the product over panels of every length", T, double, float) 
   for (const index n : {130, 512, 513, 540}) {
     const stored_matrix<T> x(n, 900, layout::row_major, 0, 63);
     for (const index k : {1, 2, 6}) check_product(x, true, k, 1);
+  }
+}
+
+TEST_CASE_TEMPLATE("the product of a column-major matrix over panels of every length", T, double,
+                   float) {
+  // Panels that are whole, that end inside a vector, and that are shorter than their predecessor;
+  // float64 alternates up to 2000 columns and is pipelined beyond.
+  for (const index p : {1, 3, 13, 203})
+    for (const index n : {index{1}, index{2}, index{511}, index{512}, index{513}, index{1043}})
+      for (const index padding : {0, 1}) {
+        const stored_matrix<T> x(n, p, layout::column_major, padding, 64);
+        for (const index k : {1, 2, 5, 7}) check_product(x, true, k, k);
+      }
+  for (const index n : {17, 63, 64, 131}) {
+    const stored_matrix<T> x(n, 2011, layout::column_major, 5, 65);
+    for (const index k : {1, 3, 6}) check_product(x, false, k, 1);
+  }
+}
+
+TEST_CASE("what surrounds a column-major view is not read") {
+  // Rows 3 to 40 of columns of 50, NaN elsewhere.
+  for (const index p : {1, 6, 77}) {
+    constexpr index ld = 50, first = 3, n = 38;
+    random_source random(66);
+    std::vector<double> data(static_cast<std::size_t>(ld * p), nan);
+    for (index j = 0; j < p; ++j)
+      for (index i = 0; i < n; ++i) data[j * ld + first + i] = random.symmetric();
+    const dense_matrix<double> x(data.data() + first, n, p, ld, layout::column_major);
+    const std::vector<float> narrow(data.begin(), data.end());
+    const dense_matrix<float> y(narrow.data() + first, n, p, ld, layout::column_major);
+    for (const index k : {1, 2, 3}) {
+      const std::vector<double> d(static_cast<std::size_t>(n * k), 1.0), v = random.vector(p * k);
+      std::vector<double> out(v.size(), nan);
+      for (const Matrix* matrix :
+           {static_cast<const Matrix*>(&x), static_cast<const Matrix*>(&y)}) {
+        sandwich(*matrix, false, as_block(d, n), as_block(v, p), as_block(out, p), 1);
+        CHECK(std::all_of(out.begin(), out.end(), [](double e) { return std::isfinite(e); }));
+      }
+    }
   }
 }
 

@@ -50,7 +50,7 @@ void block_pass(const Matrix& x, bool intercept, arranged<const double> v, RowOp
                 arranged<double> out, int n_threads) {
   const index p = x.cols(), k = v.k, size = v.size * k, workspace = x.pass_workspace(k);
   const row_blocks blocks = x.blocks(k);
-  const index count = blocks.count(), live = std::min(count, live_blocks(size));
+  const index count = blocks.count(), live = std::min(count, live_blocks(size, n_threads));
   const int threads = static_cast<int>(std::min<index>(n_threads, live));
 
   std::vector<double> workspaces(static_cast<std::size_t>(threads * workspace));

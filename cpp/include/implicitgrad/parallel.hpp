@@ -33,24 +33,28 @@ struct row_blocks {
 /// Blocks whose partial sums are alive at the same time; also the stride at which Ctrl-C is polled.
 inline constexpr index max_live_blocks = 64;
 
-/// As many, but for wide blocks of vectors: their partial sums stay below 64 MB, four of them at
-/// least. How many are alive does not change the order in which they are added.
-inline index live_blocks(index partial_size) {
-  return std::clamp<index>((index{1} << 23) / std::max<index>(partial_size, 1), 4, max_live_blocks);
+/// As many, but for wide blocks of vectors: their partial sums stay below 16 MB, which caches hold
+/// and allocators keep, though four at least and one for each thread. How many are alive does not
+/// change the order in which they are added.
+inline index live_blocks(index partial_size, int n_threads) {
+  const index least = std::clamp<index>(n_threads, 4, max_live_blocks);
+  return std::clamp<index>((index{1} << 21) / std::max<index>(partial_size, 1), least,
+                           max_live_blocks);
 }
 
 /// Rows are cut so that a block holds at least 2^16 entries (below that a thread costs more than it
-/// gives) and at least 16 rows (below that writing the partial sums costs more than reading X);
-/// then at most 64 blocks, unless a block would exceed 2^22 entries (Ctrl-C could not be polled in
-/// time).
+/// gives) and at least 16 rows, or up to 64 where that leaves 16 blocks (writing and reading the
+/// partial sums costs as much as reading three rows, or six of float32); then at most 64 blocks,
+/// unless a block would exceed 2^22 entries (Ctrl-C could not be polled in time).
 inline row_blocks partition_rows(index rows, index cols) {
-  constexpr index least_entries = index{1} << 16, most_entries = index{1} << 22, least_rows = 16;
+  constexpr index least_entries = index{1} << 16, most_entries = index{1} << 22;
   const index width = std::max<index>(cols, 1);
+  const index least_rows = std::clamp<index>(std::min(rows / 16, most_entries / width), 16, 64);
   const index least = std::max(least_rows, least_entries / width);
   const index most = std::max(least, most_entries / width);
   const index even = (rows + max_live_blocks - 1) / max_live_blocks;
   const index chosen = std::clamp(even, least, most);
-  return {rows, (chosen + 7) / 8 * 8};
+  return {rows, (chosen + 15) / 16 * 16};  // whole cache lines of a column, float32 too
 }
 
 /// Threads that have been idle for some milliseconds sleep, and waking them can take a tick of the

@@ -122,12 +122,14 @@ plan make_plan(index cols, index k) {
   // first level; in rows of thousands panels stay in the second. Both are better off without
   // prefetches in software, which measured slower.
   const bool few = sizeof(T) == 4 && k == 1 && cols > 96 && cols <= 512;
-  const bool many = sizeof(T) == 4 && k == 1 && cols >= 2500;
+  const bool wide = k == 1 && row > second_level;
+  const bool many = sizeof(T) == 4 && k == 1 && cols >= 2500 && !wide;
   result.quiet = few || many;
   result.hardware = result.quiet || (sizeof(T) == 8 && k == 1 && cols > 64);
   // Long rows of float64 keep memory busy while a panel is read from the cache by prefetching the
   // next: the pipeline measures no faster there, and slower for several vectors.
-  result.pipelined = sizeof(T) == 4 ? result.chunks == 1 && !result.quiet : k == 1 && cols <= 64;
+  result.pipelined =
+      wide || (sizeof(T) == 4 ? result.chunks == 1 && !result.quiet : k == 1 && cols <= 64);
   // Two rows where they, the two before, v and out are all in the first level, and four not.
   const bool two = k == 1 && 8 * row + vectors > first_level && 4 * row + vectors <= first_level;
   result.streams = few || (two && !many) ? 2 : most_streams;
