@@ -101,7 +101,7 @@ void linearize(benchmark::State& state, shape s, layout order, int threads) {
   const auto model = make_model(p, threads);
   const std::vector<double> lam(static_cast<std::size_t>(s.cols));
   alternate(state, p, threads, 4.0 * static_cast<double>(s.rows * s.cols),
-            [&] { benchmark::DoNotOptimize(model->linearize(p.theta.data(), lam.data())); });
+            [&] { benchmark::DoNotOptimize(model->data().at(p.theta.data())); });
 }
 
 double margins_row_by_row(index count, double* z, const double* y, const double* c,

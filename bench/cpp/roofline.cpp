@@ -54,8 +54,7 @@ void measure_shape(shape s, layout order) {
     if (k == 1 || k == 5 || s.cols == 1000) measure_product(p, k);
   const auto model =
       make_linear_model(p.x, p.y, std::vector<double>{}, "logistic", penalty{}, false, threads);
-  measure(p, "linearize", 1,
-          [&] { benchmark::DoNotOptimize(model->data().at(p.theta.data())); });
+  measure(p, "linearize", 1, [&] { benchmark::DoNotOptimize(model->data().at(p.theta.data())); });
 }
 
 }  // namespace

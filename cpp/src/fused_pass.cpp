@@ -129,7 +129,7 @@ void weighted_squares(const Matrix& x, bool intercept, const_block d, block out,
   if (x.owns_columns(1)) return tiled_squares(x, intercept, d, out, n_threads);
   const index p = x.cols(), panel = d.cols == 1 ? x.rows() : x.panel_rows();
   const row_blocks blocks = x.blocks(1);
-  const index live = std::min(blocks.count(), live_blocks(out.size()));
+  const index live = std::min(blocks.count(), live_blocks(out.size(), n_threads));
   std::vector<double> partial(static_cast<std::size_t>(live * out.size()));
   std::fill_n(out.data, out.size(), 0.0);
   for (index first = 0; first < blocks.count(); first += live) {
