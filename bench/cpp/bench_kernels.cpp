@@ -99,7 +99,6 @@ template <class T>
 void linearize(benchmark::State& state, shape s, layout order, int threads) {
   const problem<T>& p = cached_problem<T>(s, order);
   const auto model = make_model(p, threads);
-  const std::vector<double> lam(static_cast<std::size_t>(s.cols));
   alternate(state, p, threads, 4.0 * static_cast<double>(s.rows * s.cols),
             [&] { benchmark::DoNotOptimize(model->data().at(p.theta.data())); });
 }

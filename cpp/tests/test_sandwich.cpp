@@ -132,7 +132,7 @@ TEST_CASE("what surrounds a column-major view is not read") {
       std::vector<double> out(v.size(), nan);
       for (const Matrix* matrix :
            {static_cast<const Matrix*>(&x), static_cast<const Matrix*>(&y)}) {
-        sandwich(*matrix, false, as_block(d, n), as_block(v, p), as_block(out, p), 1);
+        sandwich(*matrix, false, as_block(d, n), 1, as_block(v, p), as_block(out, p), 1);
         CHECK(std::all_of(out.begin(), out.end(), [](double e) { return std::isfinite(e); }));
       }
     }
