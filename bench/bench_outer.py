@@ -7,7 +7,8 @@ of them, and ratios are medians of the rounds' own. "share" is the method's HVPs
 Adam and plain descent stop after a number of steps, mostly far from the tolerance, and say so (status
 1); their learning rates are the best of a few by hand.
 
-    python bench/bench_outer.py [--quick] [--threads 2] [--rounds 3] [--only NAME] [--json outer.json]
+    python bench/bench_outer.py [--quick] [--threads 2] [--rounds 3] [--only NAME]
+                                [--methods L-BFGS-B,inexact] [--json outer.json]
 """
 
 from __future__ import annotations
@@ -33,7 +34,11 @@ def main() -> None:
     _common.add_threads(parser, 2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default=None, help="one case, by its name")
+    parser.add_argument("--methods", default=",".join(METHODS), help="L-BFGS-B and others")
     args = parser.parse_args()
+    methods = args.methods.split(",")
+    if "L-BFGS-B" not in methods or not set(methods) <= set(METHODS):
+        parser.error(f"--methods must hold L-BFGS-B and others of {', '.join(METHODS)}")
     _common.limit_threads(args.threads)
 
     cases = make_cases(args.threads, args.quick)
@@ -45,7 +50,7 @@ def main() -> None:
     )
     rows = []
     for name, case in cases.items():
-        rows += run(name, case, 1 if args.quick else args.rounds)
+        rows += run(name, case, methods, 1 if args.quick else args.rounds)
     ours = [row for row in rows if row["method"] == "inexact"]
     within = sum(row["share"] <= 1 for row in ours)
     third = sum(row["share"] <= 1 / 3 for row in ours)
@@ -53,7 +58,9 @@ def main() -> None:
     _common.write(args.json, {"threads": args.threads, "rows": rows})
 
 
-def run(name: str, case: Callable[[], Any], rounds: int) -> list[dict[str, Any]]:
+def run(
+    name: str, case: Callable[[], Any], methods: list[str], rounds: int
+) -> list[dict[str, Any]]:
     import numpy as np
 
     found: dict[str, Any] = {}
@@ -74,7 +81,7 @@ def run(name: str, case: Callable[[], Any], rounds: int) -> list[dict[str, Any]]
         return call
 
     seconds = _common.interleave(
-        {method: lambda method=method: ready(method) for method in METHODS},
+        {method: lambda method=method: ready(method) for method in methods},
         rounds,
         least=1,
         seconds=30,
