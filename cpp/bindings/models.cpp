@@ -144,10 +144,8 @@ void register_models(py::module_& m) {
                                    norm(at.cross_change(in.col(1), vector_of(at, q, "q"))),
                                    host_space::norm(size, in.col(1)));
            })
-      .def("reach",
-           [](const linearization& at, const block_array& v) {
-             return at.reach(vector_of(at, v, "v"));
-           })
+      .def("reach", [](const linearization& at,
+                       const block_array& v) { return at.reach(vector_of(at, v, "v")); })
       .def("cross",
            [](const linearization& at, const block_array& u) {
              return cross(at, u, static_cast<index>(at.jac().size()));

@@ -318,8 +318,8 @@ error_terms linear_model_linearization::errors() const {
   // √(Σ c_i ℓ'_i²) √(Σ c_i ‖r_i‖²).
   const double depth = DBL_EPSILON * static_cast<double>(m.x_->rows() + m.x_->cols() + 20);
   const double first = slope_ * smooth.row_norm;
-  e.gradient_rounding = depth * (first + 2.0 * smooth.hess * theta_norm_) +
-                        8.0 * DBL_EPSILON * penalty_gradient;
+  e.gradient_rounding =
+      depth * (first + 2.0 * smooth.hess * theta_norm_) + 8.0 * DBL_EPSILON * penalty_gradient;
   e.gradient_terms = first + penalty_gradient;
   // The margins' rounding reaches the curvature by way of the third derivative.
   e.product_rounding =

@@ -111,9 +111,9 @@ class linear_model_linearization : public Linearization, public sampled_hessian 
 
   error_terms errors() const;
 
-  /// What the terms that ∇f is the sum of amount to, entry by entry, from above: Σ c_i |ℓ'_i x_ij| is
-  /// at most √(Σ c_i ℓ'_i²) √(Σ c_i x_ij²) and, `by_row`, √(n Σ (c_i ℓ'_i x_ij)²); strength_j |θ_j| is
-  /// added. Cost: O(n_theta); by row, two passes over X.
+  /// What the terms that ∇f is the sum of amount to, entry by entry, from above: Σ c_i |ℓ'_i x_ij|
+  /// is at most √(Σ c_i ℓ'_i²) √(Σ c_i x_ij²) and, `by_row`, √(n Σ (c_i ℓ'_i x_ij)²); strength_j
+  /// |θ_j| is added. Cost: O(n_theta); by row, two passes over X.
   std::vector<double> gradient_terms(bool by_row) const;
 
   /// By how much Cᵀq changes with θ: C(d)ᵀq, as C is linear in θ. d = null stands for θ itself.
