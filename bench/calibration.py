@@ -247,10 +247,6 @@ def main():
         for lane in scoring.LANES:
             print(f"\n{lane}:")
             verdict(scoring.summarise([r for r in records if r.traits["lane"] == lane]))
-        rest = [r for r in records if r.traits["rows"] != "identical"]
-        print("\nwithout those whose rows are all the same:")
-        for lane in scoring.LANES:
-            print(line(lane, scoring.summarise([r for r in rest if r.traits["lane"] == lane])))
     offenders(summary, args.worst)
     mean = partial(np.mean, dtype=float)
     print(

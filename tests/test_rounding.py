@@ -81,8 +81,7 @@ def problems(loss, design):
 
 
 def answers(loss, design, method, options):
-    """(result, true error, error of that, the accuracy asked for) of each, from θ as trained and from
-    θ⋆ rounded."""
+    """(result, true error, error of that, atol) of each, from θ as trained and from θ⋆ rounded."""
     for problem, oracle in problems(loss, design):
         f, g = problem.inner.native(), problem.outer.native()
         for theta in (ig.train(f, problem.lam).x, np.asarray(oracle.theta, dtype=float)):
@@ -95,7 +94,7 @@ def answers(loss, design, method, options):
             terms = abs(res.theta[:COLUMNS] * res.adjoint[:COLUMNS]) * np.exp(problem.lam)
             sums = terms if len(problem.lam) > 1 else [terms.sum()]
             atol = 64 * np.finfo(float).eps * (norm(res.direct) + norm(sums))
-            yield res, error, oracle.error, max(1e-6 * norm(res.grad), atol)
+            yield res, error, oracle.error, atol
 
 
 @pytest.mark.parametrize("method", ["cholesky", "cg", "own cg"])
@@ -106,13 +105,16 @@ def test_rounding_in_the_gradient_is_covered(loss, design, method, monkeypatch):
         monkeypatch.setattr(solvers, "make_checker", lambda solver, *rest: solver)
     found = list(answers(loss, design, method.removeprefix("own "), {}))
     assert len(found) > 40
+    # Nothing is asked below the rounding level, where rounding in margins of size m, m ε, shows too.
     missed = [
-        (error, res.error) for res, error, own, _ in found if error - 3 * own > RATIO * res.error
+        (error, res.error)
+        for res, error, own, atol in found
+        if error - 3 * own > RATIO * max(res.error, atol)
     ]
     wrong = [
-        (error, allowed, res.error)
-        for res, error, own, allowed in found
-        if res.success and error - own > RATIO * allowed
+        (error, res.error)
+        for res, error, own, atol in found
+        if res.success and error - own > RATIO * max(1e-6 * norm(res.grad), atol)
     ]
     # What rounding did in one case is a draw, of which the estimate is the size: one in some hundreds may
     # be beyond three times that, and last digits decide which. None may be far beyond.
@@ -121,13 +123,15 @@ def test_rounding_in_the_gradient_is_covered(loss, design, method, monkeypatch):
 
 
 def test_success_where_rounding_does_no_harm():
-    """Equal columns and a wide X are of no consequence while the penalty is well above rounding."""
+    """Equal columns and a wide X are of no consequence while the penalty is well above rounding. (Where
+    equal columns share a λ, the answer is a sum in which noise between them would show.)"""
     asked = successes = 0
     for loss in ("LeastSquares", "Logistic"):
         for design in ("equal columns", "wide"):
             for problem, oracle in problems(loss, design):
                 far = abs(problem.inner.y).max() > 1e3  # the residual is 1e4 times what X explains
-                if problem.lam.mean() < -20 or far or oracle.condition > 1e9:
+                shared = design == "equal columns" and len(problem.lam) == 1
+                if problem.lam.mean() < -20 or far or shared or oracle.condition > 1e9:
                     continue
                 f, g = problem.inner.native(), problem.outer.native()
                 theta = ig.train(f, problem.lam).x
