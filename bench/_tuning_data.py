@@ -192,7 +192,7 @@ def cases(folder: Path) -> dict[str, Case]:
         "digits49": Case(True, partial(digits, 4, 9), 10, groups=rows),
         "diabetes": Case(False, diabetes, 10, groups=diabetes_groups()),
         "a9a": Case(True, partial(a9a, folder), 1),
-        "basehock": Case(True, partial(basehock, folder), 3),
+        "basehock": Case(True, partial(basehock, folder), 2, methods=peers),
         "sparse_logistic": Case(True, partial(synthetic, True, 2000, 100, 10, 0.5, 0.0), 10),
         "sparse_ridge": Case(False, partial(synthetic, False, 500, 100, 10, 0.5, 1.0), 10,
                              methods=(*peers[2:], "scikit-learn", "chosen", "5 x")),
