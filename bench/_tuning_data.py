@@ -51,13 +51,19 @@ class Case:
 
 
 def synthetic(
-    logistic: bool, n: int, p: int, useful: int, size: float, noise: float, seed: int
+    logistic: bool,
+    n: int,
+    p: int,
+    useful: int,
+    size: float,
+    noise: float,
+    seed: int,
+    n_test: int = 50_000,
 ) -> Split:
     """Standard normal features, `useful` of them with weights of `size`·N(0, 1)."""
     rng = np.random.default_rng(seed)
     weights = np.zeros(p + 1)
     weights[:useful] = size * rng.standard_normal(useful)
-    n_test = max(n, 50_000)
     X, X_test = rng.standard_normal((n, p)), rng.standard_normal((n_test, p))
 
     def targets(X: np.ndarray) -> np.ndarray:

@@ -179,7 +179,7 @@ def folds(args: Any) -> list[dict[str, Any]]:
     n, p = (10_000, 100) if args.quick else (100_000, 500)
     table = []
     for logistic in (True, False):
-        draw = partial(_tuning_data.synthetic, logistic, n, p, p // 10, 0.3, 1.0)
+        draw = partial(_tuning_data.synthetic, logistic, n, p, p // 10, 0.3, 1.0, n_test=1)
         task = _tuners.Task(_tuning_data.Case(logistic, draw), draw(0), 0)
         splits = list(KFold(_tuners.CV, shuffle=True, random_state=0).split(task.split.X))
         calls: dict[int, int] = {}
