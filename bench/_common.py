@@ -119,7 +119,8 @@ def child_payload() -> Any:
 
 def versions() -> dict[str, str | None]:
     found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in ("numpy", "scipy", "scikit-learn", "jax", "jaxlib", "jaxopt", "torch"):
+    peers = ("jax", "jaxlib", "jaxopt", "torch", "himalaya", "optuna")
+    for name in ("numpy", "scipy", "scikit-learn", *peers):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
