@@ -38,8 +38,9 @@ def inexact(
 
     An estimate's error is lowered where it is more than a share of the projected gradient, so that
     tolerances tighten as λ converges (HOAG [1]_, MAID [2]_). Where errors decide whether h has
-    decreased they are lowered first, and a step is refused where h rises by more than is left of them. Once the projected gradient is within gtol, the certificate of
-    `implicit_grad` is called in, and the loop ends where it agrees.
+    decreased they are lowered first, and a step is refused where h rises by more than is left of
+    them. Once the projected gradient is within gtol, the certificate of `implicit_grad` is called
+    in, and the loop ends where it agrees.
 
     References
     ----------
