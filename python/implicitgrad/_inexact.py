@@ -164,7 +164,7 @@ class _Search:
             self.model.clear()
         if found is None:
             return None
-        self.model.learn(found.lam - here.lam, found.grad - grad, 0.0)
+        self.model.learn(found.lam - here.lam, found.grad - grad)
         return found
 
     def _along(self, here: Estimate, d: np.ndarray) -> Estimate | None:
