@@ -5,7 +5,7 @@ the data each), outer iterations, the final outer loss, and the time as a ratio 
 fixed tight tolerances. All take turns in every round, so that whatever else the machine does hits all
 of them, and ratios are medians of the rounds' own. "share" is the method's HVPs over those of L-BFGS-B.
 Adam and plain descent stop after a number of steps, mostly far from the tolerance, and say so (status
-1); their learning rates are the best of a few by hand.
+1); their learning rates are set by hand.
 
     python bench/bench_outer.py [--quick] [--threads 2] [--rounds 3] [--only NAME]
                                 [--methods L-BFGS-B,inexact] [--json outer.json]

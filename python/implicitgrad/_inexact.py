@@ -37,9 +37,10 @@ def inexact(
     """Projected L-BFGS steps on estimates of h and its gradient (`_estimates`).
 
     An estimate's error is lowered where it is more than a share of the projected gradient, so that
-    tolerances tighten as λ converges (HOAG [1]_, MAID [2]_); a step is accepted where h decreases by
-    more than could be error. Once the projected gradient is within gtol, the certificate of
-    `implicit_grad` is called in, and the loop ends where it agrees.
+    tolerances tighten as λ converges (HOAG [1]_, MAID [2]_). Where errors decide whether h has
+    decreased they are lowered first, and a step is refused where h rises by more than is left of
+    them. Once the projected gradient is within gtol, the certificate of `implicit_grad` is called
+    in, and the loop ends where it agrees.
 
     References
     ----------
@@ -163,7 +164,7 @@ class _Search:
             self.model.clear()
         if found is None:
             return None
-        self.model.learn(found.lam - here.lam, found.grad - grad, 0.0)
+        self.model.learn(found.lam - here.lam, found.grad - grad)
         return found
 
     def _along(self, here: Estimate, d: np.ndarray) -> Estimate | None:

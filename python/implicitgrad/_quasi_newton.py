@@ -31,11 +31,9 @@ class QuasiNewton:
     def clear(self) -> None:
         self._pairs.clear()
 
-    def learn(self, step: np.ndarray, change: np.ndarray, noise: float) -> None:
-        """Keep a pair whose curvature stands out of the noise, an error of `change` in the 2-norm (Y.
-        Xie, R. H. Byrd, J. Nocedal, "Analysis of the BFGS method with errors", SIAM J. Optim. 30,
-        2020)."""
-        if step @ change > norm(step) * max(noise, 1e-10 * norm(change)):
+    def learn(self, step: np.ndarray, change: np.ndarray) -> None:
+        """Keep a step and the change of the gradient along it, if it shows positive curvature."""
+        if step @ change > 1e-10 * norm(step) * norm(change):
             self._pairs.append((step, change))
 
     def direction(self, grad: np.ndarray, free: np.ndarray) -> np.ndarray:
