@@ -39,8 +39,8 @@ _HOMES = {
     "check_hypergrad": "_check",
     "cross_validated": "_cv",
     "implicit_grad": "_implicit",
-    "minimize": "_minimize",
     "leave_one_out": "_loo",
+    "minimize": "_minimize",
     "response": "_response",
     "train": "_train",
 }

@@ -145,7 +145,8 @@ def certify(
         error = change / (1 - contraction) + rounding + differences
         if error <= allowed < math.inf:
             return answer(error, None, nhev)
-        if rounding + differences > max(allowed, goal.allowed(there, q_there, value_there)):
+        floor = rounding + differences  # which no step lowers; but what is above it, one does
+        if floor > max(allowed, goal.allowed(there, q_there, value_there)) and change <= floor:
             return answer(error, "differences" if differences > rounding else "singular", nhev)
         if step == polish_steps or change > 0.5 * before:
             due_to_theta = gain * rest < 0.3 * change and change > 3 * rounding

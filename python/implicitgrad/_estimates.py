@@ -69,7 +69,7 @@ class Estimate:
 
     @property
     def grad(self) -> np.ndarray:
-        return self.point.hypergradient(self.q)
+        return self.point.value(self.q)
 
 
 class Estimator:
@@ -78,6 +78,7 @@ class Estimator:
     def __init__(self, h: HyperObjective):
         self.h, self.problem = h, h._problem
         self._gain: dict[str, float] = {}
+        self._scale: Any = None
 
     def first(self, lam: np.ndarray) -> Estimate | None:
         """At the start: θ trained until a Newton step is short beside it, the adjoint from zero."""
@@ -223,6 +224,7 @@ class Estimator:
             left = solver.precondition(point.gradient)
         else:
             left = solver.apply_inverse(point.gradient)
-        diagonal = solver.diagonal
-        scale = 1.0 if diagonal is None else np.sqrt(np.maximum(diagonal, 0.0))
-        return norm(scale * move), norm(scale * left)
+        if self._scale is None:  # it only has to tell large coordinates from small ones: once is enough
+            diagonal = solver.diagonal
+            self._scale = 1.0 if diagonal is None else np.sqrt(np.maximum(diagonal, 0.0))
+        return norm(self._scale * move), norm(self._scale * left)

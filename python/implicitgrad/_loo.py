@@ -130,6 +130,8 @@ def leave_one_out(
     if not (known and objective._loss in _LOSSES and objective.linearize is LinearModel.linearize):
         names = " or ".join(c.__name__ for c in (LeastSquares, Logistic))
         raise TypeError(f"objective must be the class {names}, found {objective!r}")
+    if np.ndim(y) > 1:
+        raise ValueError(f"y must be one-dimensional here, found shape {np.shape(y)}")
     shared = {
         "fit_intercept": fit_intercept,
         "sample_weight": sample_weight,

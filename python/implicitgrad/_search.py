@@ -31,7 +31,7 @@ SMALL = 1e-10
 # Of the differences that Newton's method takes the Hessian from; their error is of the order of its
 # square.
 STEP = 1e-3
-MOST_HESSIANS = 20
+MOST_HESSIANS = 100
 # Newton's method ends with a step this short, or where gradients this small contract no more.
 SETTLED, NOISE = 1e-8, 1e-12
 # The longest step of Newton's method, in any λ.
