@@ -116,8 +116,8 @@ def test_rounding_in_the_gradient_is_covered(loss, design, method, monkeypatch):
         for res, error, own, atol in found
         if res.success and error - own > RATIO * max(1e-6 * norm(res.grad), atol)
     ]
-    # What rounding did in one case is a draw, of which the estimate is the size: one in some hundreds may
-    # be beyond three times that, and last digits decide which. None may be far beyond.
+    # What rounding did in one case is a draw, of which the estimate is the size: one in some hundreds
+    # may be beyond three times that, and last digits decide which. None may be far beyond.
     assert len(missed) <= 1 and all(error <= 2 * RATIO * said for error, said in missed)
     assert wrong == []
 

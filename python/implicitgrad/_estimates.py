@@ -224,7 +224,9 @@ class Estimator:
             left = solver.precondition(point.gradient)
         else:
             left = solver.apply_inverse(point.gradient)
-        if self._scale is None:  # it only has to tell large coordinates from small ones: once is enough
+        if (
+            self._scale is None
+        ):  # it only has to tell large coordinates from small ones: once is enough
             diagonal = solver.diagonal
             self._scale = 1.0 if diagonal is None else np.sqrt(np.maximum(diagonal, 0.0))
         return norm(self._scale * move), norm(self._scale * left)
