@@ -4,15 +4,19 @@
 // Two ways of it, as measured (make_plan):
 //
 //   alternate   The dot of a panel, then its add, from the second-level cache. The dots are left to
-//               the hardware's prefetchers, which read 8 columns at a time at the speed of a plain
-//               read where runs are long; the adds prefetch the next panel, so that memory does not
-//               idle. float64 of up to some thousand columns.
+//               the hardware's prefetchers: 8 columns at a time in runs of 4 KB, they alone reach
+//               98 % of a plain read of float64. The adds prefetch the next panel, so that memory
+//               does not idle. float64 of up to some thousand columns.
 //   pipeline    The dot of the next panel goes with the add of the current in one sweep over the
 //               columns, in which the panel is copied to packed memory. What is added is then read
-//               from where the hardware expects it, on few pages and in all sets of the cache,
-//               however short the runs; those of the next panel are prefetched some columns ahead.
-//               float32, whose conversions leave the processor fewer loads to have under way, and
-//               wide X.
+//               in one stream, on few pages and in all sets of the cache, however short the runs;
+//               those of the next panel are prefetched some columns ahead. float32, and wide X.
+//
+// What bounds them (bench/results/roofline.txt): the dots of float32 alone reach 76 to 86 % of a
+// plain read; the same loads without the conversions to double reach more, so that it is the
+// instructions per cache line, presumably, which leave fewer lines under way. Wide, the packed
+// panel of two-line runs (16 p entries of float64) exceeds the second level, and V, out and the
+// sums over lanes are paid once for 16 rows: the more so for several vectors.
 #include "kernels/column_pass.hpp"
 
 #include <algorithm>
@@ -76,7 +80,7 @@ plan make_plan(index cols, index k) {
 template <class T>
 index column_pass_workspace(index cols, index k) {
   const plan plan = make_plan<T>(cols, k);
-  // A page apart from the next thread's, whose z would else be prefetched with this one.
+  // A page between it and the next thread's.
   constexpr index page = 512;
   const index blocks = (plan.pipelined ? 2 : 1) * (plan.rows + padding) * k + page;
   if (!plan.pipelined) return blocks;

@@ -3,10 +3,10 @@
 // prefetchers want: R rows that follow one another would break off R streams after every row.
 //
 // Rows that are narrow enough, and only weighed between dot and axpy, are read once into registers
-// (narrow.hpp). Otherwise narrow rows, and float32 at some widths (make_plan), are pipelined: the
-// dot of the next group goes with the axpy of the current (strip.hpp). Otherwise the two alternate
-// panel by panel, a panel of a few groups staying in cache; in float64 its axpy prefetches the next
-// panel, so that memory does not idle.
+// (narrow.hpp). Otherwise narrow and very wide rows, and float32 at some widths (make_plan), are
+// pipelined: the dot of the next group goes with the axpy of the current (strip.hpp). Otherwise the
+// two alternate panel by panel, a panel of a few groups staying in cache; in float64 its axpy
+// prefetches the next panel, so that memory does not idle.
 #include "kernels/row_pass.hpp"
 
 #include <algorithm>
@@ -122,6 +122,8 @@ plan make_plan(index cols, index k) {
   // first level; in rows of thousands panels stay in the second. Both are better off without
   // prefetches in software, which measured slower.
   const bool few = sizeof(T) == 4 && k == 1 && cols > 96 && cols <= 512;
+  // Rows of which four exceed the second level: in a pipeline v and out are read once for both
+  // strips.
   const bool wide = k == 1 && row > second_level;
   const bool many = sizeof(T) == 4 && k == 1 && cols >= 2500 && !wide;
   result.quiet = few || many;
