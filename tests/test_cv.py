@@ -389,3 +389,58 @@ def test_it_says_what_it_is():
     assert f.split(np.zeros(P)).keys() == {"penalty"}
     with pytest.raises(ValueError, match="theta has 3 entries"):
         f.unravel(np.zeros(3))
+
+
+HEAVY = [1e8, 1e13, 1e16]
+
+
+@pytest.mark.parametrize("heavy", HEAVY)
+def test_a_fold_that_outweighs_the_rest_is_not_taken_off_the_total(heavy):
+    X, y = problem(n=24, p=3)
+    w = np.ones(24)
+    w[:3] = heavy
+    splits = [(np.setdiff1d(np.arange(24), t), t) for t in np.array_split(np.arange(24), 4)]
+    f, g = ig.cross_validated(
+        ig.LeastSquares, X, y, cv=splits, penalty=ig.L2("feature"), sample_weight=w
+    )
+    lam = np.full(3, -3.0)
+    res = ig.implicit_grad(f, g, ig.train(f, lam).x, lam, tol=1e-9)
+    want = Oracle("LeastSquares", X, y, splits, "feature", False, w).grad(lam).astype(float)
+    off = np.linalg.norm(res.grad - want)
+    assert res.success and off <= 3 * res.error + 1e-16 and off <= res.error_bound
+
+
+@pytest.mark.parametrize("shift", [1e4, 1e6, 1e8])
+def test_a_large_mean_of_y_costs_no_digits_where_there_is_an_intercept(shift):
+    X, y = problem(n=40, p=3)
+    pairs = [
+        ig.cross_validated(
+            ig.LeastSquares, X, y + m, cv=4, penalty=ig.L2("feature"), fit_intercept=True
+        )
+        for m in (0.0, shift)
+    ]
+    found = [ig.minimize(f, g, np.zeros(3), bounds=[(-9, 9)] * 3) for f, g in pairs]
+    assert all(r.success for r in found)
+    assert found[1].fun == pytest.approx(found[0].fun, rel=1e-14 * shift)
+
+
+def test_columns_far_from_zero_are_kept_as_rows():
+    X, y = problem(n=60, p=3)
+    folds = _cv.Folds(ig.LeastSquares, X + 1e5, y, 4, fit_intercept=True)
+    f, g = folds.pair(ig.L2("feature"))
+    assert not folds.in_gram_form
+    want = ig.cross_validated(
+        ig.LeastSquares, X, y, cv=4, penalty=ig.L2("feature"), fit_intercept=True
+    )
+    lam = np.full(3, -3.0)
+    values = [b.fun(ig.train(a, lam).x) for a, b in ((f, g), want)]
+    assert values[0] == pytest.approx(values[1], rel=1e-6)
+
+
+def test_row_numbers_of_a_small_type():
+    X, y = np.ones((300, 1)), np.arange(300.0)
+    rows = np.arange(50, dtype=np.uint8)
+    f, _ = ig.cross_validated(ig.LeastSquares, X, y, cv=[(rows, rows + 50)])
+    assert f.n_theta == 1
+    with pytest.raises(ValueError, match="name row -400"):
+        ig.cross_validated(ig.LeastSquares, X, y, cv=[([-400, 0], [1, 2])])

@@ -355,3 +355,53 @@ def test_outer_loop_costs_few_products_when_warm():
     cold = len(counts)
     h(lam)
     assert len(counts) - cold < cold
+
+
+def small_problem():
+    rng = np.random.default_rng(5)
+    X = rng.standard_normal((90, 4))
+    y = X @ [1.0, 0.5, 0.0, 0.0] + 0.5 * rng.standard_normal(90)
+    parts = [(X[a : a + 30], y[a : a + 30]) for a in (0, 30, 60)]
+    f = ig.LeastSquares(*parts[0], penalty=ig.L2("feature"))
+    return f, ig.LeastSquares(*parts[1]), ig.LeastSquares(*parts[2])
+
+
+@pytest.mark.parametrize("method", ["L-BFGS-B", "TNC", "SLSQP", "inexact", "gd"])
+def test_a_start_outside_the_bounds_is_moved_inside(method):
+    f, g, third = small_problem()
+    options = {"maxiter": 5, "warn": False} if method != "TNC" else {"maxfun": 20, "warn": False}
+    res = ig.minimize(
+        f, g, np.full(4, -4.0), method=method, bounds=[(3, 10)] * 4, watch=third, options=options
+    )
+    assert (res.x >= 3).all()
+
+
+@pytest.mark.parametrize("method", ["L-BFGS-B", "TNC", "SLSQP", "trust-constr", "inexact", "gd"])
+def test_every_method_gives_a_gradient_and_stops_when_told_to(method):
+    f, g, _ = small_problem()
+    seen = []
+
+    def callback(intermediate_result):
+        seen.append((intermediate_result.fun, intermediate_result.jac.copy()))
+        intermediate_result.jac[:] = 0.0  # the callback's own
+        intermediate_result.theta[:] = 0.0
+        if len(seen) == 3:
+            raise StopIteration
+
+    res = ig.minimize(f, g, np.zeros(4), method=method, bounds=[(-6, 6)] * 4, callback=callback)
+    assert len(seen) <= 3 and res.jac.shape == (4,) and res.x.shape == (4,)
+    if len(seen) == 3:
+        assert res.status == 99 and not res.success
+
+
+def test_nothing_free_to_move():
+    f, g, _ = small_problem()
+    res = ig.minimize(f, g, np.zeros(4), bounds=[(1, 1)] * 4)
+    assert res.success and res.nit == 0 and (res.x == 1).all() and res.jac.shape == (4,)
+
+
+def test_a_step_too_far_ends_at_the_last_model_that_could_be_trained():
+    f, g, _ = small_problem()
+    res = ig.minimize(f, g, np.zeros(4), method="gd", options={"learning_rate": 1e7})
+    assert res.status == 4 and not res.success
+    assert np.isfinite(res.fun) and res.fun == res.hypergradient.fun

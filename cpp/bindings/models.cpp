@@ -95,15 +95,31 @@ void register_models(py::module_& m) {
   };
   py::class_<gram_sums, std::shared_ptr<gram_sums>>(m, "GramSums")
       .def(py::init([](std::shared_ptr<Matrix> x, bool intercept, const block_array& y,
-                       const block_array& weights, const labels& rows, int n_threads) {
+                       const block_array& weights, const labels& rows, const block_array& offset,
+                       int n_threads) {
              const std::vector<index> chosen(rows.data(), rows.data() + rows.size());
-             const std::vector<double> targets = to_vector(y), w = to_vector(weights);
+             const std::vector<double> targets = to_vector(y), w = to_vector(weights),
+                                       off = to_vector(offset);
              py::gil_scoped_release release;
              return std::make_shared<gram_sums>(
-                 sum_gram(x, intercept, targets, w, chosen, n_threads));
+                 sum_gram(x, intercept, targets, w, chosen, off, n_threads));
            }),
            py::arg("x"), py::arg("intercept"), py::arg("y"), py::arg("weights"), py::arg("rows"),
-           py::arg("n_threads"))
+           py::arg("offset"), py::arg("n_threads"))
+      .def_property_readonly("weight", [](const gram_sums& s) { return s.weight; })
+      .def_property_readonly("squares", [](const gram_sums& s) { return copy_vector(s.squares); })
+      .def_property_readonly("diagonal",
+                             [](const gram_sums& s) {
+                               py::array_t<double> out(s.size());
+                               for (index j = 0; j < s.size(); ++j)
+                                 out.mutable_data()[j] = s.gram[j * s.size() + j];
+                               return out;
+                             })
+      .def_property_readonly("last_column",
+                             [](const gram_sums& s) {
+                               return py::array_t<double>(
+                                   s.size(), s.gram.data() + (s.size() - 1) * s.size());
+                             })
       .def("minus", [](const gram_sums& all, const gram_sums& some) {
         py::gil_scoped_release release;
         return std::make_shared<gram_sums>(subtract(all, some));

@@ -107,13 +107,26 @@ void register_operators(py::module_& m) {
         return std::const_pointer_cast<cholesky_factor>(a.factor());
       }))
       .def_property_readonly("verdict",
-                             [](const cholesky_factor& f) { return name_of(f.verdict()); })
+                             [](const cholesky_factor& f) {
+                               const definiteness verdict = [&] {
+                                 py::gil_scoped_release release;
+                                 return f.verdict();
+                               }();
+                               return name_of(verdict);
+                             })
       .def_property_readonly(
           "diagonal", [](const cholesky_factor& f) { return copy_vector(f.matrix_diagonal()); })
       .def("proven_minimum", &cholesky_factor::proven_minimum,
            py::call_guard<py::gil_scoped_release>())
-      .def_property_readonly("curvature_min", &cholesky_factor::curvature_min)
-      .def_property_readonly("curvature_max", &cholesky_factor::curvature_max);
+      .def_property_readonly("curvature_min",
+                             [](const cholesky_factor& f) {
+                               py::gil_scoped_release release;
+                               return f.curvature_min();
+                             })
+      .def_property_readonly("curvature_max", [](const cholesky_factor& f) {
+        py::gil_scoped_release release;
+        return f.curvature_max();
+      });
   py::class_<nystrom_preconditioner, Operator, std::shared_ptr<nystrom_preconditioner>>(
       m, "NystromPreconditioner")
       .def(py::init([](const Operator& a, index rank, std::uint64_t seed) {

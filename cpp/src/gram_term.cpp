@@ -15,7 +15,8 @@ namespace implicitgrad {
 
 gram_sums sum_gram(const std::shared_ptr<const Matrix>& x, bool intercept,
                    const std::vector<double>& y, const std::vector<double>& weights,
-                   const std::vector<index>& chosen, int n_threads) {
+                   const std::vector<index>& chosen, const std::vector<double>& offset,
+                   int n_threads) {
   const index n = x->rows();
   gram_sums sums;
   sums.features = x->cols();
@@ -25,13 +26,16 @@ gram_sums sum_gram(const std::shared_ptr<const Matrix>& x, bool intercept,
           "y must have one entry for each row of X");
   require(weights.empty() || static_cast<index>(weights.size()) == n,
           "sample_weight must have one entry for each row of X");
+  require(offset.empty() || (intercept && static_cast<index>(offset.size()) == sums.targets),
+          "offset must have one entry for each target, and needs an intercept");
+  sums.offset = offset;
   for (std::size_t i = 0; i < chosen.size(); ++i)
     require(chosen[i] >= 0 && chosen[i] < n && (i == 0 || chosen[i - 1] < chosen[i]),
             "rows must be in increasing order and within X");
   const index q = sums.size(), t = sums.targets;
   const std::shared_ptr<const Matrix> rows =
       chosen.empty() ? x : std::make_shared<row_subset>(x, chosen);
-  const index m = sums.rows = rows->rows();
+  const index m = sums.rows = sums.summed = rows->rows();
   const auto at = [&](index i) { return chosen.empty() ? i : chosen[static_cast<std::size_t>(i)]; };
 
   std::vector<double> w(static_cast<std::size_t>(m), 1.0), root(w);
@@ -45,19 +49,21 @@ gram_sums sum_gram(const std::shared_ptr<const Matrix>& x, bool intercept,
   for (index j = 0; j < q; ++j)
     for (index i = j + 1; i < q; ++i) sums.gram[i * q + j] = sums.gram[j * q + i];
 
+  const auto reduced = [&](index c, index i) {
+    return y[c * n + at(i)] - (offset.empty() ? 0.0 : offset[c]);
+  };
   sums.cross.resize(static_cast<std::size_t>(q * t));
   const std::vector<double> zero(sums.cross.size());
   fused_pass(
       *rows, intercept, {zero.data(), q, t},
       [&](index begin, index count, index, double* z, index ldz) {
         for (index c = 0; c < t; ++c)
-          for (index i = 0; i < count; ++i)
-            z[c * ldz + i] = w[begin + i] * y[c * n + at(begin + i)];
+          for (index i = 0; i < count; ++i) z[c * ldz + i] = w[begin + i] * reduced(c, begin + i);
       },
       {sums.cross.data(), q, t}, n_threads);
   for (index c = 0; c < t; ++c) {
     double square = 0.0;
-    for (index i = 0; i < m; ++i) square += w[i] * y[c * n + at(i)] * y[c * n + at(i)];
+    for (index i = 0; i < m; ++i) square += w[i] * reduced(c, i) * reduced(c, i);
     sums.squares.push_back(square);
   }
   return sums;
@@ -93,7 +99,7 @@ class gram_term : public DataTerm {
               "the folds must have the same columns and targets");
       require(each->weight > 0.0 && std::isfinite(each->weight),
               "sample_weight must have a positive, finite sum");
-      rows_ = std::max(rows_, each->rows);
+      rows_ = std::max(rows_, each->summed);
     }
     features_ = one.features;
     intercept_ = one.intercept;
@@ -115,6 +121,8 @@ class gram_term : public DataTerm {
     const index q = size(), m = models();
     data_state state;
     state.jac.resize(static_cast<std::size_t>(q * m));
+    const std::vector<double> shifted = reduced(theta);
+    theta = shifted.data();
     product({theta, q * m, 1}, {state.jac.data(), q * m, 1});
     for (index c = 0; c < m; ++c) {
       const gram_sums& s = *sums_[c / targets_];
@@ -164,6 +172,8 @@ class gram_term : public DataTerm {
   std::vector<double> gradient_terms(const data_state&, const double* theta, bool) const override {
     const index q = size();
     std::vector<double> out(static_cast<std::size_t>(q * models()));
+    const std::vector<double> shifted = reduced(theta);
+    theta = shifted.data();
     for (index c = 0; c < models(); ++c) {
       const gram_sums& s = *sums_[c / targets_];
       const double* b = s.cross.data() + (first_target_ + c % targets_) * q;
@@ -188,6 +198,17 @@ class gram_term : public DataTerm {
   index depth() const override { return rows_ + size(); }
 
  private:
+  /// θ for the reduced y.
+  std::vector<double> reduced(const double* theta) const {
+    const index q = size();
+    std::vector<double> out(theta, theta + q * models());
+    for (index c = 0; c < models(); ++c) {
+      const std::vector<double>& offset = sums_[c / targets_]->offset;
+      if (!offset.empty()) out[c * q + q - 1] -= offset[first_target_ + c % targets_];
+    }
+    return out;
+  }
+
   double scale(index fold) const { return share() / sums_[fold]->weight; }
 
   /// out = G v, unscaled: rows of G in parallel.

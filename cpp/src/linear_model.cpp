@@ -1,6 +1,7 @@
 #include "implicitgrad/linear_model.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cfloat>
 #include <cmath>
 #include <string>
@@ -144,7 +145,10 @@ std::shared_ptr<const cholesky_factor> linear_model_linearization::hessian::fact
     const std::lock_guard lock(m.factor_mutex_);
     if (m.factor_ && m.factor_strength_ == at_.strength_) return m.factor_;
     // Nobody else can get hold of it while the lock is held.
-    if (m.factor_ && m.factor_.use_count() == 1) storage = m.factor_->take_storage();
+    if (m.factor_ && m.factor_.use_count() == 1) {
+      std::atomic_thread_fence(std::memory_order_acquire);  // what others read of it is done
+      storage = m.factor_->take_storage();
+    }
     m.factor_.reset();
   }
   auto factor = std::make_shared<cholesky_factor>(*this, std::move(storage));

@@ -54,8 +54,9 @@ struct several {
   std::shared_ptr<linear_model> as_grams(index target = -1, int threads = 1) const {
     std::vector<std::shared_ptr<const gram_sums>> sums;
     for (index f = 0; f < folds; ++f)
-      sums.push_back(std::make_shared<const gram_sums>(
-          sum_gram(matrix(), intercept, y, weights_of(f), {}, threads)));
+      sums.push_back(std::make_shared<const gram_sums>(sum_gram(
+          matrix(), intercept, y, weights_of(f), {},
+          intercept ? std::vector<double>(targets, 0.25) : std::vector<double>{}, threads)));
     return std::make_shared<linear_model>(make_gram_term(std::move(sums), target, threads), pen);
   }
 };
@@ -175,7 +176,7 @@ TEST_CASE("sums of rows: of some, and of the others by subtraction") {
   for (index i = 0; i < several::n; ++i) (i % 4 == 1 ? some : others).push_back(i);
   const std::vector<double> w = s.weights_of(1);
   const auto of = [&](const std::vector<index>& rows) {
-    return sum_gram(s.matrix(), true, s.y, w, rows, 2);
+    return sum_gram(s.matrix(), true, s.y, w, rows, {}, 2);
   };
   const gram_sums want = of(others), got = subtract(of({}), of(some));
   CHECK(got.rows == want.rows);

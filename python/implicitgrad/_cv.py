@@ -16,6 +16,9 @@ from .penalties import L2
 # Least squares is held as Gram matrices where those, with the factors that are made of them, stay
 # below this many bytes, and where X is not much wider than it is long.
 MOST_GRAM_BYTES = 2**31
+# Of a total, what must be left for a difference to be used; and how often a column's mean squared may
+# be its variance, for the Gram matrix of an X that is not centred.
+LEAST_LEFT, MOST_OFF_CENTRE = 0.1, 1e4
 
 
 def cross_validated(
@@ -47,7 +50,8 @@ def cross_validated(
     X, y, penalty, fit_intercept, sample_weight, n_threads
         As for the objective. X is borrowed where it need not be copied, and read once for all folds;
         for `LeastSquares` that is not much wider than long it is read once in all: the folds are then
-        held as Gram matrices, each the total minus that of the fold's own rows.
+        held as Gram matrices, each the total minus that of the fold's own rows. Values of f and g are
+        then known to ε times the mean of y² (less its mean, with an intercept).
     cv : int, splitter or iterable, default 5
         As in scikit-learn: a number of folds (stratified by class for `Logistic`), an object with
         ``split(X, y, groups)``, or an iterable of pairs (training rows, validation rows). A row that
@@ -164,9 +168,11 @@ class Folds:
 
     def core(self, part: int, target: int | None, **penalty: Any) -> Any:
         """The training (part 0) or validation (part 1) objective of all folds, in the core."""
+        if self.in_gram_form and self._grams is None:
+            self._grams = self._sum_grams()
+            self.in_gram_form = self._grams is not None
         if self.in_gram_form:
-            if self._grams is None:
-                self._grams = self._sum_grams()
+            assert self._grams is not None
             return _core.LinearModel.of_grams(
                 self._grams[part],
                 -1 if target is None else target,
@@ -186,27 +192,51 @@ class Folds:
             **penalty,
         )
 
-    def _sum_grams(self) -> tuple[list[Any], list[Any]]:
-        """Of the training and of the validation rows of each fold. Where the former are all but the
-        latter, their sum is the total minus that of the others."""
+    def _sum_grams(self) -> tuple[list[Any], list[Any]] | None:
+        """Of the training and of the validation rows of each fold, or None where sums of squares would
+        lose too many digits. Where the training rows are all but the others, their sum is the total
+        minus that of those, if that leaves enough of it."""
+        weights, y = self.weights, self.y
+        offset = np.empty(0)
+        if self.fit_intercept:
+            offset = np.atleast_1d(np.average(y, axis=0, weights=weights))
 
         def sums(counts: np.ndarray) -> Any:
             rows = np.flatnonzero(counts)
-            weights = self.weights if counts.max() == 1 else counts * self.weights
+            w = weights if counts.max() == 1 else counts * weights
             return _core.GramSums(
-                self.handle, self.fit_intercept, self.y, weights, rows, self.n_threads
+                self.handle, self.fit_intercept, y, w, rows, offset, self.n_threads
             )
 
-        train, test, everything = [], [], None
+        everything = sums(np.ones(self.X.shape[0], dtype=np.int64))
+        if self.fit_intercept and _off_centre(everything):
+            return None
+        train, test = [], []
         for counts, left_out in self.counts:
             test.append(sums(left_out))
+            rest = None
             if (counts + left_out == 1).all():
-                if everything is None:
-                    everything = sums(np.ones(len(counts), dtype=np.int64))
-                train.append(everything.minus(test[-1]))
-            else:
-                train.append(sums(counts))
+                rest = everything.minus(test[-1])
+            if rest is None or _share_left(rest, everything) < LEAST_LEFT:
+                rest = sums(counts)
+            train.append(rest)
         return train, test
+
+
+def _off_centre(sums: Any) -> bool:
+    """Whether some column's mean is so far from zero, beside its spread, that with an intercept its
+    squares say little of the spread. (Constant columns have none.)"""
+    mean, square = sums.last_column[:-1] / sums.weight, sums.diagonal[:-1] / sums.weight
+    spread = square - mean**2
+    return bool(((mean**2 > MOST_OFF_CENTRE * spread) & (spread > 1e-13 * square)).any())
+
+
+def _share_left(rest: Any, everything: Any) -> float:
+    """The least share of the total that a difference leaves of a weight or sum of squares."""
+    shares = [np.array([rest.weight / everything.weight])]
+    for part, whole in ((rest.diagonal, everything.diagonal), (rest.squares, everything.squares)):
+        shares.append(part[whole > 0] / whole[whole > 0])
+    return float(np.concatenate(shares).min())
 
 
 class FoldedModel(LinearModel):
@@ -306,5 +336,7 @@ def _counts(rows: Any, n: int, fold: int, what: str) -> np.ndarray:
     if rows.ndim != 1 or rows.dtype.kind not in "iu":
         raise TypeError(f"{where} must be an array of row numbers or a mask of {n} rows")
     if rows.min() < -n or rows.max() >= n:
-        raise ValueError(f"{where} name row {rows.max()}, X has {n} rows")
+        bad = rows.min() if rows.min() < -n else rows.max()
+        raise ValueError(f"{where} name row {bad}, X has {n} rows")
+    rows = rows.astype(np.int64)
     return np.bincount(np.where(rows < 0, rows + n, rows), minlength=n)

@@ -88,29 +88,30 @@ def descend(
     maxiter = _arrays.integer(options.pop("maxiter", 1000), "maxiter", least=1)
     refuse_unknown(options)
     low, high = (bounds.lb, bounds.ub) if bounds else (-np.inf, np.inf)
-    lam = np.clip(lam, low, high)
     status, message, nit = 1, "The iteration limit was reached.", 0
     fun, grad = h(lam)
     if not math.isfinite(fun):
         return failed_at_start(h, lam)
     watch.start(lam)
-    while math.isfinite(fun):
+    while True:
         if largest(projected(lam, grad, bounds)) <= gtol:
             status, message = 0, "The gradient is within gtol."
             break
         if nit == maxiter:
             break
-        lam, nit = np.clip(lam - update.step(grad), low, high), nit + 1
-        fun, grad = h(lam)
+        following = np.clip(lam - update.step(grad), low, high)
+        value, slope = h(following)
+        if not math.isfinite(value):
+            status, message = (
+                4,
+                "Training failed at the next lam: use a smaller learning_rate or bounds.",
+            )
+            break
+        lam, fun, grad, nit = following, value, slope, nit + 1
         try:
             watch(OptimizeResult(x=lam.copy(), fun=fun, jac=grad))
         except StopIteration:
             break
-    if not math.isfinite(fun):
-        status, message = (
-            4,
-            "Training failed at the last lam: use a smaller learning_rate or bounds.",
-        )
     return OptimizeResult(
         x=lam, fun=fun, jac=grad, nit=nit, success=status == 0, status=status, message=message
     )

@@ -29,6 +29,9 @@ from ._train import train
 from .objectives import LinearModel, Logistic
 from .penalties import L2
 
+# The methods of `minimize` that keep to bounds.
+KEEP_TO_BOUNDS = ("l-bfgs-b", "tnc", "slsqp", "trust-constr", "inexact", "gd", "adam")
+
 
 class GroupCV(BaseEstimator):
     """Parameters, folds, tuning and the attributes that tell of it."""
@@ -83,6 +86,8 @@ class GroupCV(BaseEstimator):
         _arrays.boolean(self.progress, "progress")
         _arrays.number(self.tol, "tol", positive=True)
         _arrays.integer(self.max_iter, "max_iter", least=1)
+        known = self.method.lower() if isinstance(self.method, str) else self.method
+        _arrays.choice(known, "method", KEEP_TO_BOUNDS)
         if self.callback is not None and not callable(self.callback):
             raise TypeError(f"callback must be callable or None, found {self.callback!r}")
         try:
@@ -185,7 +190,9 @@ class GroupCV(BaseEstimator):
         self, results: list[OptimizeResult], per_target: bool, n: int, sample_weight: Any
     ) -> None:
         """Sets the attributes that tell of the tuning."""
-        total = float(n) if sample_weight is None else float(np.sum(np.asarray(sample_weight)))
+        total = (
+            float(n) if sample_weight is None else float(np.sum(sample_weight, dtype=np.float64))
+        )
         for result in results:
             del result["theta"]  # the folds' models: large, and of no use without the splits
 

@@ -52,7 +52,6 @@ def inexact(
     maxiter = _arrays.integer(options.pop("maxiter", 1000), "maxiter", least=1)
     refuse_unknown(options)
     search = _Search(h, bounds, gtol)
-    lam = lam if bounds is None else np.clip(lam, bounds.lb, bounds.ub)
     here = search.estimator.first(lam)
     if here is None:
         return failed_at_start(h, lam)

@@ -153,6 +153,7 @@ class LeaveOneOut:
     def __init__(self, f: LinearModel, data: LinearModel, sample_weight: Any):
         self._f, self._data = f, data  # with and without the penalty
         self.n_theta, self.n_lam, self.n_threads = f.n_theta, f.n_lam, f.n_threads
+        self.n_outer = data.n_outer
         self._at = _LOSSES[f._loss]
         self._constant = f._loss == "squared"  # whether ℓ'' depends on nothing
         n = f.X.shape[0]

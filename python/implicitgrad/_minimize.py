@@ -140,6 +140,8 @@ def minimize(
     h = HyperObjective(f, g, theta0=theta0, gtol=gtol, options=None if loud else {"warn": False})
     lam0 = h._problem.check_lam(lam0, "lam0").copy()
     limits = None if bounds is None else _bounds(bounds, lam0.size)
+    if limits is not None:
+        lam0 = np.clip(lam0, limits.lb, limits.ub)
     third = None if watch is None else ThirdSet(watch, h, patience)
     progress = _arrays.boolean(progress, "progress")
     if loud:
@@ -165,16 +167,29 @@ def _by_scipy(
     if not math.isfinite(h(lam0)[0]):
         return failed_at_start(h, lam0)
     watch.start(lam0)
-    return scipy.optimize.minimize(
-        _BackOff(h, lam0),
-        lam0,
-        jac=True,
-        method=method,
-        bounds=bounds,
-        tol=tol,
-        options=options,
-        callback=watch,
-    )
+    if bounds is not None and (bounds.lb == bounds.ub).all():
+        fun, grad = h(lam0)
+        message = "No hyperparameter is free to move."
+        return OptimizeResult(
+            x=lam0, fun=fun, jac=grad, nit=0, success=True, status=0, message=message
+        )
+    try:
+        result = scipy.optimize.minimize(
+            _BackOff(h, lam0),
+            lam0,
+            jac=True,
+            method=method,
+            bounds=bounds,
+            tol=tol,
+            options=options,
+            callback=watch,
+        )
+    except StopIteration:  # not all of SciPy's methods catch it
+        fun, grad = h(watch.last)
+        return OptimizeResult(x=watch.last, fun=fun, jac=grad, nit=watch.nit, success=False)
+    if "grad" in result:  # trust-constr calls the constraints' Jacobians jac
+        result.jac = result.grad
+    return result
 
 
 class _BackOff:
@@ -220,9 +235,11 @@ def _finish(h: HyperObjective, result: OptimizeResult, watch: Watch) -> Optimize
     """The optimiser's result with θ and the hypergradient that belong to its λ."""
     lam = np.asarray(result.x, dtype=np.float64)
     third = watch.third
+    if third is not None:
+        result.update(watch_values=np.array(third.values), stopped_early=watch.stopped_early)
+        result.watch_fun = math.nan
     if third is not None and third.best is not None:
         result.watch_fun, lam, theta = third.best
-        result.update(watch_values=np.array(third.values), stopped_early=watch.stopped_early)
         if not np.array_equal(lam, result.x):
             h.theta = theta
             result.fun, result.jac = h(lam)

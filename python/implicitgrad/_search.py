@@ -65,8 +65,8 @@ def null_model(model: Any, n_features: int) -> tuple[float, np.ndarray]:
         unit[n_features] = 1.0
         row = hess.apply(unit)
         out -= row[:n_features] ** 2 / row[n_features]
-    constant = ~(out > 1e-13 * square)
     tiny = float(np.exp(_arrays.LAM_MIN))  # what the penalty adds
+    constant = ~(out > np.maximum(1e-13 * square, 10 * tiny))
     out[constant] = np.where(square[constant] > 10 * tiny, square[constant], 1.0)
     return at.fun, out
 
@@ -200,7 +200,10 @@ def _descend(
         )
     _add(spent, result.nit, result)
     if result.theta is None:
-        raise ArithmeticError(result.message)
+        raise ValueError(
+            "X or y cannot be fitted where the search starts; are they scaled sensibly? "
+            + str(result.message)
+        )
     lam, theta, message = result.x, result.theta, result.message
     jac = result.hypergradient.grad
     status = 99 if result.status == 99 else 1 if result.nit >= left else 2

@@ -29,6 +29,7 @@ class Watch:
         self.h, self.callback, self.third = h, callback, third
         self.stopped = self.stopped_early = False
         self.nit = 0
+        self.last = np.empty(0)  # λ after the last iteration
         self._whole = callback is not None and takes_intermediate_result(callback)
         self._bar = _bar() if progress else None
 
@@ -53,10 +54,18 @@ class Watch:
         if self._bar is not None:
             self._bar.set_postfix(nhev=h.nhev, refresh=False)
             self._bar.update()
+        self.last = lam.copy()
         if self.callback is not None:
-            state.update(nit=self.nit, theta=self._theta(lam), hypergradient=h.result)
-            if "jac" not in state and h.result is not None:
+            state.update(nit=self.nit, theta=self._theta(lam).copy(), hypergradient=h.result)
+            if "grad" in state:  # trust-constr calls the constraints' Jacobians jac
+                state.jac = state.grad
+            elif "jac" not in state and h.result is not None:
                 state.jac = h.result.grad
+            if "fun" not in state and h.result is not None:
+                state.fun = h.result.fun
+            state.x = lam.copy()
+            if "jac" in state:  # the callback's own, whatever it does with it
+                state.jac = np.array(state.jac)
             try:
                 if self._whole:
                     self.callback(intermediate_result=state)

@@ -116,20 +116,26 @@ std::shared_ptr<const DataTerm> make_row_term(std::shared_ptr<const Matrix> x,
 /// All that least squares needs to know of some rows: Σ_i w_i [r_i y_i]ᵀ[r_i y_i].
 struct gram_sums {
   index features = 0, targets = 0, rows = 0;
+  index summed = 0;  // rows whose terms went into the sums, those taken off again included
   bool intercept = false;
   double weight = 0.0;          // Σ w_i
   std::vector<double> gram;     // Σ w_i r_i r_iᵀ, size × size, all of it
   std::vector<double> cross;    // Σ w_i r_i y_i, size × targets
   std::vector<double> squares;  // Σ w_i y_i², one a target
+  // What y was reduced by beforehand, one a target: with an intercept, a mean of y, whose square
+  // would else drown the rest. It comes off the intercept again.
+  std::vector<double> offset;
 
   index size() const { return features + (intercept ? 1 : 0); }
 };
 
 /// Of the rows `chosen` (in increasing order; empty: all), `weights` being one a row of X or empty
-/// (all one), y rows × targets. Cost: size² flops a row.
+/// (all one), y rows × targets, less
+/// the offsets (empty: 0). Cost: size² flops a row.
 gram_sums sum_gram(const std::shared_ptr<const Matrix>& x, bool intercept,
                    const std::vector<double>& y, const std::vector<double>& weights,
-                   const std::vector<index>& chosen, int n_threads);
+                   const std::vector<index>& chosen, const std::vector<double>& offset,
+                   int n_threads);
 
 /// Of the rows of `all` that are not among those of `some`.
 gram_sums subtract(const gram_sums& all, const gram_sums& some);
