@@ -389,7 +389,7 @@ def test_the_callback_sees_each_iteration(kind, data):
         seen.append(intermediate_result)
 
     model = kind(callback=callback).fit(X, y)
-    assert [s.nit for s in seen] == list(range(2, len(seen) + 2)) and len(seen) < model.n_iter_
+    assert [s.nit for s in seen] == list(range(2, len(seen) + 2)) and len(seen) == model.n_iter_ - 1
     assert seen[-1].fun == pytest.approx(model.best_loss_, rel=1e-3)
     assert all(s.x.shape == model.lam_.shape for s in seen)
     plain = []

@@ -191,7 +191,9 @@ class GroupCV(BaseEstimator):
     ) -> None:
         """Sets the attributes that tell of the tuning."""
         total = (
-            float(n) if sample_weight is None else float(np.sum(sample_weight, dtype=np.float64))
+            float(n)
+            if sample_weight is None
+            else float(np.sum(np.asarray(sample_weight, np.float64)))
         )
         for result in results:
             del result["theta"]  # the folds' models: large, and of no use without the splits

@@ -26,6 +26,8 @@ FLOOR = 1e-4
 PULL = 1e-5
 # The most hyperparameters, those at their bounds apart, for which Newton's method ends the search.
 MOST_POLISHED = 50
+# The projected gradient at which it takes over.
+EARLY = 1e-2
 # A change of the objective that rounding may account for.
 SMALL = 1e-10
 # Of the differences that Newton's method takes the Hessian from; their error is of the order of its
@@ -185,6 +187,9 @@ def _descend(
     """From outer.start to a minimum: first with `minimize`, then, where λ is short, with Newton's
     method. Adds to `spent`."""
     left = max(max_iter - spent["nit"], 1)
+    # A long search magnifies rounding from step to step, and may end in another valley for it. Newton's
+    # method, which contracts, takes over early where it can.
+    loose = max(tol, EARLY) if outer.n_lam <= MOST_POLISHED else tol
     with warnings.catch_warnings():
         # Whether a gradient was too inexact shows in the end.
         warnings.simplefilter("ignore", ImplicitGradWarning)
@@ -195,8 +200,8 @@ def _descend(
             method=method,
             bounds=Bounds(*limits),
             callback=watch,
-            tol=tol,
-            options=_options(method, left, tol),
+            tol=loose,
+            options=_options(method, left, loose),
         )
     _add(spent, result.nit, result)
     if result.theta is None:
@@ -211,8 +216,12 @@ def _descend(
         # As accurate as rounding lets it be.
         options = {"atol": 1e-14, "warn": False}
         h = HyperObjective(f, outer, theta0=theta, tol=1e-10, options=options)
-        lam, steps = _newton(h, lam, limits)
+        lam, steps, ended = _newton(h, lam, limits, left - result.nit, watch)
         jac, theta, message = h(lam)[1], h.theta, f"Newton's method took {steps} steps."
+        if ended == 1:
+            status, message = 1, "The iteration limit was reached."
+        elif ended == 99:
+            status, message = 99, "Stopped by the callback."
         _add(spent, steps, h)
     success = status not in (1, 99) and _size(lam, jac, limits) <= max(10 * tol, 1e-5)
     if success:
@@ -238,9 +247,14 @@ def _options(method: str, max_iter: int, tol: float) -> dict[str, Any]:
 
 
 def _newton(
-    h: HyperObjective, lam: np.ndarray, limits: tuple[np.ndarray, np.ndarray]
-) -> tuple[np.ndarray, int]:
-    """λ after Newton's method, projected to the bounds, and the number of its steps.
+    h: HyperObjective,
+    lam: np.ndarray,
+    limits: tuple[np.ndarray, np.ndarray],
+    most_steps: int,
+    watch: Callable[[OptimizeResult], None],
+) -> tuple[np.ndarray, int, int]:
+    """λ after Newton's method, projected to the bounds, the number of its steps, and a status: 1 where
+    that is the most allowed, 99 where `watch` stopped it, or 0.
 
     A line search by values stops where their changes drown in rounding, which leaves λ uncertain by
     the square root of that. Here the gradient decides in the end. The Hessian comes from central
@@ -268,13 +282,19 @@ def _newton(
                     break
                 step *= 0.25
             else:
-                return lam, steps
+                return lam, steps, 0
             moved = np.max(np.abs(trial - lam))
             lam, fun, jac, rate, size = trial, value, slope, left / size, left
             steps += 1
+            try:
+                watch(OptimizeResult(x=lam, fun=fun, nit=steps))
+            except StopIteration:
+                return lam, steps, 99
             if moved <= SETTLED or (size <= NOISE and rate > 0.1):
-                return lam, steps
-    return lam, steps
+                return lam, steps, 0
+            if steps == most_steps:
+                return lam, steps, 1
+    return lam, steps, 0
 
 
 def _free(lam: np.ndarray, jac: np.ndarray, limits: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
