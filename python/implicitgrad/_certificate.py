@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 
 from ._core import negligible, norm
-from ._rounding import EPS, left_by_rounding, noise_energy
+from ._rounding import EPS, gradient_noise, left_by_rounding, noise_energy
 from .linearization import EXACT, NativeLinearization
 
 POLISH_STEPS = 3
 CONVERGED = 1e-8  # a Newton step that is no larger than this, relative to θ
+CLEARLY = 0.01  # a share of what is allowed that is not worth a closer look
 STEP_RTOL = 0.01  # of s and Δq by a factor of H, which solves to far below this at no cost
 
 
@@ -224,19 +225,27 @@ def screen(
             if done is not None:
                 return done
     if done is None and solver.strong:
-        s = solver.precondition(point.gradient)  # as good as H⁻¹∇f to tell that θ has converged
+        # As good as H⁻¹∇f to tell that θ has converged; and with rounding in ∇f on the way, what that
+        # does shows at the same point.
+        s = solver.precondition(point.gradient + EPS * gradient_noise(point))
         if converged(s, point.theta, solver):
             there = problem.beside(point.theta - s, lam)
-            done = screen_step(point, there, linear, s, goal, solver)
+            done = screen_step(point, there, linear, s, goal, solver, noisy=True)
     return done
 
 
 def screen_step(
-    point: Any, there: Any, linear: Linear, s: np.ndarray, goal: Goal, solver: Any
+    point: Any,
+    there: Any,
+    linear: Linear,
+    s: np.ndarray,
+    goal: Goal,
+    solver: Any,
+    noisy: bool = False,
 ) -> Certified | None:
     """The same with the point θ − s after Newton's step at hand: there, all but the change of q is
     exact, and that is judged by how the residual of q changes, in the energy norm: what it was before
-    is in the linear part."""
+    is in the linear part. A `noisy` step shows what rounding in ∇f does; else a limit on it is added."""
     if not isinstance(point.F, NativeLinearization):
         return None
     if not there.finite:
@@ -250,6 +259,8 @@ def screen_step(
     least = max(there.terms[0].least, solver.curvature_from_below())
     inner = norm(there.value(linear.q) - linear.value)
     inner += there.reach(least) * solver.energy(rho)
+    if noisy:  # an estimate from above of both: fit to tell that they are nothing beside the goal
+        return _settled(point, linear, goal, inner, 2, CLEARLY)
     for closer in (False, True):
         noise = point.inner_limit(linear.q, least, noise_energy(point, solver, least, closer))
         done = _settled(point, linear, goal, inner + noise, 2)
@@ -258,10 +269,12 @@ def screen_step(
     return None
 
 
-def _settled(point: Any, linear: Linear, goal: Goal, inner: float, nhev: int) -> Certified | None:
+def _settled(
+    point: Any, linear: Linear, goal: Goal, inner: float, nhev: int, share: float = 0.1
+) -> Certified | None:
     allowed = goal.allowed(point, linear.q, linear.value)
     error = linear.error + inner + 4 * point.rounding_level(linear.q)
-    if not (inner <= 0.1 * allowed and error <= allowed < math.inf):
+    if not (inner <= share * allowed and error <= allowed < math.inf):
         return None
     return Certified(point, linear.q, linear.value, allowed, error, None, nhev)
 

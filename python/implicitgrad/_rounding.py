@@ -125,7 +125,10 @@ def noise_energy(
     plain = EPS * point.terms[0].gradient_terms / math.sqrt(least) if least > 0 else math.inf
     if not closer:
         return plain
-    if noise is None:
-        terms = point.F._core.gradient_terms(False)
-        noise = terms * _pattern(terms.size)
-    return min(plain, EPS * solver.energy(noise))
+    return min(plain, EPS * solver.energy(gradient_noise(point) if noise is None else noise))
+
+
+def gradient_noise(point: Any) -> np.ndarray:
+    """Noise of the size of ∇θf's terms, for one of the library's objectives: ε times it is δ."""
+    terms = point.F._core.gradient_terms(False)
+    return terms * _pattern(terms.size)
