@@ -249,6 +249,8 @@ class FoldedModel(LinearModel):
     n_folds, n_targets : int
     n_rows : int
         Rows of X.
+    n_outer : float
+        Over how many different rows of equal weight it averages.
     """
 
     def __init__(self, folds: Folds, part: int, penalty: L2 | None, target: int | None):

@@ -197,6 +197,8 @@ _PARAMETERS = """
     ----------
     n_theta, n_lam : int
         Lengths of θ (p, plus 1 with an intercept; for each target) and λ.
+    n_outer : float
+        Over how many rows of equal weight it averages: (Σw)² / Σw².
 
     Raises
     ------
