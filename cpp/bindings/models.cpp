@@ -147,10 +147,9 @@ void register_models(py::module_& m) {
           py::arg("folds"), py::arg("target"), py::arg("fixed"), py::arg("n_groups"),
           py::arg("group"), py::arg("n_threads"))
       .def("linearize", &linearize, py::arg("theta"), py::arg("lam"), py::arg("remember") = true)
-      .def("smooth", [](const linear_model& f) {
+      .def("finite", [](const linear_model& f) {
         py::gil_scoped_release release;
-        const smoothness& s = f.data().smooth();
-        return std::isfinite(s.hess) && std::isfinite(s.third);
+        return f.data().finite();
       });
 
   py::class_<linearization, std::shared_ptr<linearization>>(m, "Linearization")
@@ -182,7 +181,7 @@ void register_models(py::module_& m) {
                py::gil_scoped_release release;
                return at.errors();
              }();
-             return py::make_tuple(e.hess, e.third, e.least, e.most, e.cross, e.rate, e.reach,
+             return py::make_tuple(e.hess, e.third, e.radius, e.least, e.most, e.cross, e.rate, e.reach,
                                    e.gradient_rounding, e.product_rounding, e.gradient_terms);
            })
       .def("gradient_terms",

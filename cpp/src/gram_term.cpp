@@ -166,7 +166,8 @@ class gram_term : public DataTerm {
     return shape;
   }
 
-  const smoothness& smooth() const override { return smooth_; }
+  smoothness smooth(const data_state&) const override { return smooth_; }
+  bool finite() const override { return std::isfinite(smooth_.hess); }
 
   /// Of Gθ − b, where that is what is summed.
   std::vector<double> gradient_terms(const data_state&, const double* theta, bool) const override {

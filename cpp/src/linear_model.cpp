@@ -208,12 +208,13 @@ std::vector<double> linear_model_linearization::gradient_terms(bool by_row) cons
 
 error_terms linear_model_linearization::errors() const {
   const DataTerm& data = *model_->data_;
-  const smoothness& smooth = data.smooth();
+  const smoothness smooth = data.smooth(*data_);
   constexpr double up = 1.0 + 8.0 * DBL_EPSILON;
   const index n_theta = model_->n_theta(), p = data.features(), q = data.size();
   error_terms e;
   e.hess = smooth.hess * up;
   e.third = smooth.third * up;
+  e.radius = smooth.radius;
   const auto [least, most] = std::minmax_element(strength_.begin(), strength_.end());
   e.least = data.intercept() ? 0.0 : *least * (1.0 - 8.0 * DBL_EPSILON);
   e.most = *most * up;

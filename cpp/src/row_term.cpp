@@ -52,7 +52,8 @@ class row_term : public DataTerm {
     state.jac.resize(static_cast<std::size_t>(size() * m));
     state.curvature.resize(static_cast<std::size_t>(n * folds_));
     state.values.resize(static_cast<std::size_t>(m));
-    std::vector<double> partial(static_cast<std::size_t>(x_->blocks(m).count() * m));
+    state.slopes.resize(static_cast<std::size_t>(m));
+    std::vector<kernels::margin_sums> partial(static_cast<std::size_t>(x_->blocks(m).count() * m));
     static std::atomic<std::uint64_t> last_id{constant_curvature};
     visit_loss(loss_, [&](auto loss) {
       if (loss.most_third > 0.0) state.curvature_id = ++last_id;
@@ -64,14 +65,20 @@ class row_term : public DataTerm {
         [&](index begin, index count, index b, double* z, index ldz) {
           for (index c = 0; c < m; ++c) {
             const index of_target = c % targets_ * n + begin, of_fold = c / targets_ * n + begin;
-            partial[b * m + c] += evaluate(count, z + c * ldz, y_.data() + of_target,
-                                           weights_.empty() ? nullptr : weights_.data() + of_fold,
-                                           even, state.curvature.data() + of_fold);
+            const auto [value, slopes] =
+                evaluate(count, z + c * ldz, y_.data() + of_target,
+                         weights_.empty() ? nullptr : weights_.data() + of_fold, even,
+                         state.curvature.data() + of_fold);
+            partial[b * m + c].value += value;
+            partial[b * m + c].slopes += slopes;
           }
         },
         {state.jac.data(), size(), m}, n_threads_);
-    for (std::size_t i = 0; i < partial.size(); ++i)
-      state.values[i % static_cast<std::size_t>(m)] += partial[i] / share();
+    for (std::size_t i = 0; i < partial.size(); ++i) {
+      state.values[i % static_cast<std::size_t>(m)] += partial[i].value / share();
+      state.slopes[i % static_cast<std::size_t>(m)] += partial[i].slopes / share();
+    }
+    for (double& slope : state.slopes) slope = std::sqrt(slope);
     return state;
   }
 
@@ -103,9 +110,31 @@ class row_term : public DataTerm {
     return {x_->rows(), size(), x_->bytes(), x_->outer_product_terms(), folds_, models()};
   }
 
-  const smoothness& smooth() const override {
+  smoothness smooth(const data_state& at) const override {
     std::call_once(smooth_once_, [this] { measure(); });
-    return smooth_;
+    if (growth() == 0.0) return smooth_;
+    // Within the radius no ℓ'' grows by more than a factor of e^further.
+    const index n = x_->rows();
+    smoothness here{0.0, 0.0, smooth_.radius};
+    for (index f = 0; f < folds_; ++f) {
+      double square = 0.0, cube = 0.0;
+      for (index i = 0; i < n; ++i) {
+        const double s = row_squares_[static_cast<std::size_t>(i)];
+        const double d = at.curvature[f * n + i] * s;
+        square += d;
+        cube += d * std::sqrt(s);
+      }
+      here.hess = larger(here.hess, square);
+      here.third = larger(here.third, growth() * cube);
+    }
+    const double up =
+        std::exp(further) * (1.0 + DBL_EPSILON * static_cast<double>(n + x_->cols() + 16));
+    return {here.hess * up, here.third * up, here.radius};
+  }
+
+  bool finite() const override {
+    std::call_once(smooth_once_, [this] { measure(); });
+    return std::isfinite(row_norm_) && std::isfinite(cubes_);
   }
 
   std::vector<double> gradient_terms(const data_state& at, const double* theta,
@@ -116,7 +145,7 @@ class row_term : public DataTerm {
       const std::vector<double>& norms = column_norms();
       for (index c = 0; c < m; ++c)
         for (index j = 0; j < size(); ++j)
-          out[c * size() + j] = std::sqrt(share()) * slope(at.values[static_cast<std::size_t>(c)]) *
+          out[c * size() + j] = std::sqrt(share()) * at.slopes[static_cast<std::size_t>(c)] *
                                 norms[c / targets_ * size() + j];
       return out;
     }
@@ -132,7 +161,10 @@ class row_term : public DataTerm {
             double* squares = square.data() + c * n + begin;
             evaluate(count, w, y_.data() + of_target,
                      weights_.empty() ? nullptr : weights_.data() + of_fold, even, squares);
-            for (index i = 0; i < count; ++i) squares[i] = static_cast<double>(n) * w[i] * w[i];
+            for (index i = 0; i < count; ++i) {
+              const double term = std::abs(w[i]) + growth() * squares[i];
+              squares[i] = static_cast<double>(n) * term * term;
+            }
           }
         },
         {sum.data(), size(), m}, n_threads_);
@@ -142,10 +174,10 @@ class row_term : public DataTerm {
   }
 
   double gradient_terms_norm(const data_state& at, double) const override {
-    smooth();
+    std::call_once(smooth_once_, [this] { measure(); });
     double square = 0.0;
-    for (const double value : at.values) square += slope(value) * slope(value);
-    return share() * std::sqrt(square) * row_norm_ + DBL_MIN;
+    for (const double slope : at.slopes) square += slope * slope;
+    return 1.001 * share() * std::sqrt(square) * row_norm_ + DBL_MIN;
   }
 
   index depth() const override { return x_->rows() + x_->cols(); }
@@ -180,13 +212,12 @@ class row_term : public DataTerm {
     return mean;
   }
 
-  /// A bound on √(Σ w_i ℓ'_i²) of a model, from its value: ℓ ≥ 0 has ℓ'² ≤ 2 sup|ℓ''| ℓ.
-  double slope(double value) const {
-    double bound = 0.0;
-    visit_loss(loss_, [&](auto loss) {
-      bound = std::min(loss.most_first, 1.001 * std::sqrt(2.0 * loss.most_second * value));
-    });
-    return bound;
+  static constexpr double further = 0.125;
+
+  static double larger(double a, double b) { return b <= a ? a : b; }  // NaN stays
+
+  double growth() const {
+    return visit_loss(loss_, [](auto loss) { return growth_of<decltype(loss)>(); });
   }
 
   /// √(share Σ_i w_i x_ij²), size × folds. Cost: one pass over X, the first time.
@@ -208,6 +239,7 @@ class row_term : public DataTerm {
     const row_blocks blocks = x_->blocks(1);
     std::vector<double> square(static_cast<std::size_t>(blocks.count() * folds_));
     std::vector<double> cube(square.size());
+    row_squares_.resize(static_cast<std::size_t>(growth() > 0.0 ? n : 0));
     std::vector<double> rows(
         static_cast<std::size_t>(std::min<index>(n_threads_, blocks.count()) * panel));
     poll_interrupt();
@@ -216,6 +248,9 @@ class row_term : public DataTerm {
       for (index begin = blocks.begin(b); begin < blocks.end(b); begin += panel) {
         const index end = std::min(begin + panel, blocks.end(b));
         x_->row_squares(begin, end, r);
+        if (!row_squares_.empty())
+          for (index i = begin; i < end; ++i)
+            row_squares_[static_cast<std::size_t>(i)] = r[i - begin] + (intercept_ ? 1.0 : 0.0);
         for (index f = 0; f < folds_; ++f)
           for (index i = begin; i < end; ++i) {
             const double w = weights_.empty() ? 1.0 / static_cast<double>(n) : weights_[f * n + i];
@@ -230,16 +265,22 @@ class row_term : public DataTerm {
       for (index f = 0; f < folds_; ++f) {
         double sum = 0.0;
         for (index b = 0; b < blocks.count(); ++b) sum += partial[b * folds_ + f];
-        if (!(sum <= result)) result = sum;  // NaN stays
+        result = larger(result, sum);
       }
       // All terms are positive: the relative error of the sums is below this.
       return result * (1.0 + DBL_EPSILON * static_cast<double>(n + p + 8));
     };
-    const double second = most(square), third = most(cube);
+    const double second = most(square);
+    cubes_ = most(cube);
     row_norm_ = std::sqrt(second / share()) * (1.0 + 4.0 * DBL_EPSILON);
+    if (growth() > 0.0) {
+      const double longest = *std::max_element(row_squares_.begin(), row_squares_.end());
+      smooth_.radius = further / (growth() * std::sqrt(longest)) * (1.0 - 1e-3);
+      return;
+    }
     visit_loss(loss_, [&](auto loss) {
       smooth_.hess = loss.most_second * second;
-      smooth_.third = loss.most_third > 0.0 ? loss.most_third * third : 0.0;
+      smooth_.third = loss.most_third > 0.0 ? loss.most_third * cubes_ : 0.0;
     });
   }
 
@@ -249,7 +290,9 @@ class row_term : public DataTerm {
   mutable std::once_flag smooth_once_, columns_once_;
   mutable std::vector<double> column_norms_;
   mutable smoothness smooth_;
-  mutable double row_norm_ = 0.0;  // √(Σ w_i ‖r_i‖²), at least Σ w_i ‖r_i‖
+  mutable double row_norm_ = 0.0;            // √(Σ w_i ‖r_i‖²), at least Σ w_i ‖r_i‖
+  mutable double cubes_ = 0.0;               // Σ w_i ‖r_i‖³
+  mutable std::vector<double> row_squares_;  // ‖r_i‖², where ℓ'' is not bounded
 };
 
 }  // namespace

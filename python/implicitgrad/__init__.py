@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ._train import train
     from .callables import Objective
     from .linearization import Linearization
-    from .objectives import LeastSquares, Logistic
+    from .objectives import LeastSquares, Logistic, Poisson
     from .penalties import L2
 
 # Where each public name lives. It is imported when first used, since SciPy's optimisers and linear
@@ -35,6 +35,7 @@ _HOMES = {
     "Logistic": "objectives",
     "Objective": "callables",
     "OverfitWarning": "_overfit",
+    "Poisson": "objectives",
     "ResponseResult": "_result",
     "check_hypergrad": "_check",
     "cross_validated": "_cv",
@@ -55,6 +56,7 @@ __all__ = [
     "Logistic",
     "Objective",
     "OverfitWarning",
+    "Poisson",
     "ResponseResult",
     "build_info",
     "check_hypergrad",

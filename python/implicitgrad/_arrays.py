@@ -257,6 +257,15 @@ def labels(y: Any, n_rows: int) -> np.ndarray:
     return array
 
 
+def counts(y: Any, n_rows: int) -> np.ndarray:
+    """Targets y ≥ 0."""
+    array = one_target(y, n_rows)
+    if (array < 0).any():
+        i = int(np.argmax(array < 0))
+        raise ValueError(f"y[{i}] = {array[i]:g} is negative; y must hold counts or rates")
+    return array
+
+
 def weights(sample_weight: Any, n_rows: int) -> np.ndarray:
     """Weights as given (the core scales them to sum 1); empty where all rows count alike."""
     if sample_weight is None:

@@ -30,6 +30,7 @@ class Terms(NamedTuple):
 
     hess: float  # the data term's Hessian is at most hess · I
     third: float  # and Lipschitz with this constant
+    radius: float  # within this distance of θ; inf where ℓ'' is bounded
     least: float  # of the strengths: H ⪰ least · I; 0 with an intercept
     most: float
     cross: float  # ‖C‖₂
@@ -55,6 +56,8 @@ def error_bound(point: Any, q: np.ndarray, residual: float, factored: Any) -> fl
     size = norm(q) * UP
     rho = residual * UP + g.gradient_rounding + f.product_rounding * size
     rounding = EPS * (q.size + 8) * (point.direct_norm + f.cross * size)
+    if e > g.radius:
+        return math.inf
     bound = (_bound(f, g, size, rho, mu, e) + rounding) * UP
     return bound if bound >= 0 else math.inf  # NaN: inf met 0 on the way
 
@@ -66,6 +69,8 @@ def inner_limit(point: Any, q: np.ndarray, mu: float, energy: float) -> float:
         return math.inf
     f, g = point.terms
     e, size = energy / math.sqrt(mu), norm(q)
+    if e > min(f.radius, g.radius):
+        return math.inf
     rho = e * (g.hess + g.most + f.third * size)
     through = reach(point, mu) * rho / math.sqrt(mu)
     at_q = min(f.rate * e * size, energy * point.F._core.reach(q))
@@ -120,6 +125,8 @@ def _bound(f: Terms, g: Terms, size: float, rho: float, mu: float, e: float) -> 
 def _ball(f: Terms, r: float, theta: np.ndarray, factored: Any) -> tuple[float, float]:
     """(μ, e): H ⪰ μI on the ball of radius e around θ, which holds θ⋆; μ = 0 where not proven."""
     best = (f.least, r / f.least) if f.least > 0 else (0.0, math.inf)
+    if not best[1] <= f.radius:
+        best = 0.0, math.inf
     if factored is None:
         return best
     solver, where = factored
@@ -127,7 +134,10 @@ def _ball(f: Terms, r: float, theta: np.ndarray, factored: Any) -> tuple[float, 
         return best  # the factor could prove little more
     mu = solver.proven_minimum(f.product_rounding)
     if f.third > 0 and where is not theta:
-        mu -= f.third * norm(theta - where) * UP
+        moved = norm(theta - where)
+        mu -= f.third * moved * UP
+        if moved > f.radius:
+            return best
     if mu <= best[0]:
         return best
     # H may fall by L_H e within the ball: e solves (μ − L_H e) e = r.
@@ -136,4 +146,4 @@ def _ball(f: Terms, r: float, theta: np.ndarray, factored: Any) -> tuple[float, 
         return best
     e = 2 * r / (mu + math.sqrt(square)) * UP
     mu -= f.third * e
-    return (mu, e) if mu > best[0] else best
+    return (mu, e) if mu > best[0] and e <= f.radius else best

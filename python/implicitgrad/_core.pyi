@@ -232,7 +232,7 @@ class LinearModel(NativeObjective):
     def linearize(
         self, theta: ArrayLike, lam: ArrayLike, remember: bool = True
     ) -> Linearization: ...
-    def smooth(self) -> bool: ...
+    def finite(self) -> bool: ...  # whether the norms of X's rows are
 
 class Linearization:
     # fun, jac and its norm, jac_lam and its norm

@@ -46,7 +46,7 @@ def cross_validated(
     Parameters
     ----------
     objective : type
-        `LeastSquares` or `Logistic`.
+        `LeastSquares`, `Logistic` or `Poisson`.
     X, y, penalty, fit_intercept, sample_weight, n_threads
         As for the objective. X is borrowed where it need not be copied, and read once for all folds;
         for `LeastSquares` that is not much wider than long it is read once in all: the folds are then
@@ -113,7 +113,8 @@ class Folds:
     ):
         if not (isinstance(objective, type) and issubclass(objective, LinearModel)):
             raise TypeError(
-                f"objective must be LeastSquares or Logistic, the class itself, found {objective!r}"
+                "objective must be LeastSquares, Logistic or Poisson, the class itself, "
+                f"found {objective!r}"
             )
         self.objective = objective
         self.n_threads = _arrays.threads(n_threads)
@@ -149,12 +150,10 @@ class Folds:
             for count, what in ((train, "training"), (test, "validation")):
                 if not (count * self.weights > 0).any():
                     raise ValueError(f"sample_weight is zero on all {what} rows of fold {k} of cv")
-            if issubclass(self.objective, Logistic):
-                labels = self.y[train * self.weights > 0]
-                if (labels == labels[0]).all():
-                    raise ValueError(
-                        f"y holds one class only in the training rows of fold {k} of cv"
-                    )
+            targets = self.y[train * self.weights > 0]
+            wrong = self.objective._untrainable(targets, self.fit_intercept)
+            if wrong:
+                raise ValueError(f"y {wrong} in the training rows of fold {k} of cv")
 
     def pair(
         self, penalty: L2 | None, target: int | None = None
@@ -260,7 +259,7 @@ class FoldedModel(LinearModel):
         self.y = folds.y if target is None else folds.y[:, target]
         self.n_folds, self.n_rows = len(folds.splits), folds.X.shape[0]
         self.n_targets = 1 if self.y.ndim == 1 else self.y.shape[1]
-        self._loss = folds.objective._loss
+        self._loss, self._name = folds.objective._loss, folds.objective.__name__
         self._several = self.y.ndim == 2
         fixed = penalty.fixed if penalty else 0.0
         self._core = folds.core(part, target, fixed=fixed, n_groups=n_groups, group=group)
@@ -287,9 +286,8 @@ class FoldedModel(LinearModel):
         return values.reshape(self.n_folds, self.n_targets) if self._several else values
 
     def __repr__(self) -> str:
-        of = "LeastSquares" if self._loss == "squared" else "Logistic"
         n, p = self.X.shape
-        return f"FoldedModel({of}, <{n} × {p}>, n_folds={self.n_folds}, penalty={self.penalty!r})"
+        return f"FoldedModel({self._name}, <{n} × {p}>, n_folds={self.n_folds}, penalty={self.penalty!r})"
 
 
 def _splits(

@@ -152,7 +152,10 @@ class ResponsePoint(Point):
         return norm(sent[:, 0]), 0.0, self._push(q) * norm(sent[:, 1])
 
     def inner_limit(self, q: np.ndarray, mu: float, energy: float) -> float:
-        return self._push(q) * energy / mu**1.5 if mu > 0 else math.inf
+        f = self.terms[0]
+        if f is None or not (mu > 0 and energy / math.sqrt(mu) <= f.radius):
+            return math.inf
+        return self._push(q) * energy / mu**1.5
 
     def reach(self, mu: float) -> float:
         return 1 / math.sqrt(mu) if mu > 0 else math.inf

@@ -20,7 +20,7 @@ def effective_rows(weights: np.ndarray) -> float:
 
 
 class LinearModel:
-    """What `LeastSquares` and `Logistic` share; a loss adds its name and its kind of targets."""
+    """What the linear models share; a loss adds its name and its kind of targets."""
 
     _loss: str
 
@@ -44,7 +44,12 @@ class LinearModel:
         self.y = self._targets(y, n_rows)
         weights = _arrays.weights(sample_weight, n_rows)
         group, n_groups = (penalty or L2("none")).groups(n_features)
-        self._check_targets(n_groups)
+        wrong = self._untrainable(self.y, self.fit_intercept) if n_groups else ""
+        if wrong:
+            raise ValueError(
+                f"y {wrong}, so that no model can be trained on it; as a plain loss (without "
+                "hyperparameters) it is accepted"
+            )
         self._core = _core.LinearModel(
             handle,
             self.y,
@@ -65,13 +70,15 @@ class LinearModel:
         # A memmap is checked in the first pass over it, anything else now, while norms of its rows
         # that bounds on errors need are computed: infinite or NaN where an entry is.
         self._unchecked = isinstance(X, np.memmap)
-        if not (self._unchecked or self._core.smooth() or checked):
+        if not (self._unchecked or self._core.finite() or checked):
             _arrays.check_finite(self.X, "X")
 
     _targets = staticmethod(_arrays.targets)
 
-    def _check_targets(self, n_lam: int) -> None:
-        """Refuse targets that leave the trained θ undefined."""
+    @staticmethod
+    def _untrainable(y: np.ndarray, intercept: bool) -> str:
+        """What leaves the θ that is trained on these targets undefined, if anything does."""
+        return ""
 
     def linearize(self, theta: Any, lam: Any = None) -> NativeLinearization:
         """Value, gradients and second derivatives at (θ, λ), in one pass over X.
@@ -225,6 +232,28 @@ class LeastSquares(LinearModel):
     _loss = "squared"
 
 
+class Poisson(LinearModel):
+    __doc__ = f"""Poisson loss of a linear model with a logarithmic link, for counts and rates.
+
+    f(θ, λ) = (1/n) Σ_i s_i (exp(x_iᵀθ) − y_i x_iᵀθ) + ½ Σ_j (fixed + exp λ_j) θ_j²: the negative
+    log-likelihood of counts y_i of mean exp(x_iᵀθ), up to a constant.
+{_PARAMETERS.format(y="Targets y ≥ 0. With hyperparameters and an intercept, not all zero.")}
+    Examples
+    --------
+    >>> import numpy as np, implicitgrad as ig
+    >>> f = ig.Poisson([[1.0], [2.0]], [1, 3], penalty=ig.L2())
+    >>> round(f.fun([0.5], [0.0]), 6)
+    0.558502
+    """
+
+    _loss = "poisson"
+    _targets = staticmethod(_arrays.counts)
+
+    @staticmethod
+    def _untrainable(y: np.ndarray, intercept: bool) -> str:
+        return "is zero everywhere" if intercept and not y.any() else ""
+
+
 class Logistic(LinearModel):
     __doc__ = f"""Logistic loss of a linear model.
 
@@ -241,9 +270,6 @@ class Logistic(LinearModel):
     _loss = "logistic"
     _targets = staticmethod(_arrays.labels)
 
-    def _check_targets(self, n_lam: int) -> None:
-        if n_lam and np.all(self.y == self.y[0]):
-            raise ValueError(
-                "y holds one class only, so that no model can be trained on it; as a plain loss "
-                "(without hyperparameters) it is accepted"
-            )
+    @staticmethod
+    def _untrainable(y: np.ndarray, intercept: bool) -> str:
+        return "holds one class only" if np.all(y == y[0]) else ""

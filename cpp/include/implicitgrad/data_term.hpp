@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,11 +24,12 @@
 
 namespace implicitgrad {
 
-/// Constants of the data term, over all θ, with the rows r_i and weights w_i of the fold where they
-/// are largest, `share` included: its Hessian is at most hess · I, hess = sup|ℓ''| Σ w_i ‖r_i‖²,
-/// and Lipschitz with the constant third = sup|ℓ'''| Σ w_i ‖r_i‖³.
+/// Constants of the data term within `radius` of θ, with the rows r_i and weights w_i of the fold
+/// where they are largest, `share` included: its Hessian is at most hess · I,
+/// hess = Σ w_i sup|ℓ''| ‖r_i‖², and Lipschitz with the constant third = Σ w_i sup|ℓ'''| ‖r_i‖³.
 struct smoothness {
   double hess = 0.0, third = 0.0;
+  double radius = std::numeric_limits<double>::infinity();
 };
 
 /// The curvature_id of a D that does not depend on θ.
@@ -36,6 +38,7 @@ inline constexpr std::uint64_t constant_curvature = 1;
 /// A data term at one θ.
 struct data_state {
   std::vector<double> values;     // of the models, without `share`
+  std::vector<double> slopes;     // √(Σ w_i s_i²), s_i what a slope is rounded to; not in Gram form
   std::vector<double> jac;        // size × models
   std::vector<double> curvature;  // D, rows × folds, `share` included; empty in Gram form
   // Two states of one term with equal numbers have the same D.
@@ -68,12 +71,15 @@ class DataTerm {
 
   virtual problem_shape shape() const = 0;
 
-  /// Rounded up. Cost: one pass over the data, the first time.
-  virtual const smoothness& smooth() const = 0;
+  /// Rounded up. Cost: one pass over the data, the first time; O(n) where ℓ'' is not bounded.
+  virtual smoothness smooth(const data_state& at) const = 0;
+
+  /// Whether the norms of the rows are finite, and with them X. Cost: as of `smooth`.
+  virtual bool finite() const = 0;
 
   /// What the terms that the gradient is the sum of amount to, entry by entry, from above:
-  /// Σ w_i |ℓ'_i x_ij| is at most √(Σ w_i ℓ'_i²) √(Σ w_i x_ij²) and, `by_row`, √(n Σ (w_i ℓ'_i
-  /// x_ij)²). Cost: O(size · models); by row, two passes over X.
+  /// Σ w_i s_i |x_ij| is at most √(Σ w_i s_i²) √(Σ w_i x_ij²) and, `by_row`, √(n Σ (w_i s_i x_ij)²),
+  /// s_i being |ℓ'_i| or what that is rounded to. Cost: O(size · models); by row, two passes over X.
   virtual std::vector<double> gradient_terms(const data_state& at, const double* theta,
                                              bool by_row) const = 0;
 
@@ -83,7 +89,7 @@ class DataTerm {
   /// What the rounding of the gradient is relative to: its terms, and the margins that are sums
   /// themselves, whose rounding goes through ℓ''.
   double gradient_scale(const data_state& at, double theta_norm) const {
-    return gradient_terms_norm(at, theta_norm) + 2.0 * smooth().hess * theta_norm;
+    return gradient_terms_norm(at, theta_norm) + 2.0 * smooth(at).hess * theta_norm;
   }
 
   /// The depth of those sums.

@@ -33,7 +33,7 @@ struct penalty {
 /// What bounds on the error of a hypergradient need of an objective at one point, all rounded up
 /// (but `least`, rounded down).
 struct error_terms {
-  double hess = 0.0, third = 0.0;  // as in smoothness
+  double hess = 0.0, third = 0.0, radius = 0.0;  // as in smoothness
   double least = 0.0, most = 0.0;  // of the strengths: H ⪰ least · I; 0 with an intercept
   double cross = 0.0, rate = 0.0;  // ‖C‖₂, and its Lipschitz constant
   double reach = 0.0;              // bounds ‖CᵀH⁻¹v‖₂ / √(vᵀH⁻¹v)

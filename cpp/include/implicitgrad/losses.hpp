@@ -20,9 +20,8 @@ struct margin_terms {
 
 /// ℓ(z) = ½ (z − y)².
 struct squared_loss {
-  static constexpr double most_first = HUGE_VAL;  // sup |first derivative|
-  static constexpr double most_second = 1.0;      // sup |second derivative|
-  static constexpr double most_third = 0.0;       // sup |third derivative|
+  static constexpr double most_second = 1.0;  // sup |second derivative|
+  static constexpr double most_third = 0.0;   // sup |third derivative|
 
   static margin_terms at(double z, double y) {
     const double r = z - y;
@@ -33,7 +32,6 @@ struct squared_loss {
 /// ℓ(z) = log(1 + e^{−yz}), y ∈ {−1, 1}. With e = e^{−|z|} no term overflows, and σ(1 − σ) keeps
 /// its relative accuracy in saturation.
 struct logistic_loss {
-  static constexpr double most_first = 1.0;
   static constexpr double most_second = 0.25;
   static constexpr double most_third = 0.09622504486493764;  // 1 / (6 √3)
 
@@ -47,11 +45,37 @@ struct logistic_loss {
   }
 };
 
+/// ℓ(z) = e^z − y z, y ≥ 0: counts y of mean e^z, up to a constant.
+struct poisson_loss {
+  static constexpr double most_second = HUGE_VAL;
+  static constexpr double most_third = HUGE_VAL;
+  static constexpr double growth = 1.0;
+
+  static margin_terms at(double z, double y) {
+    const double mean = vector_exp(z);
+    return {mean - y * z, mean - y, mean};
+  }
+};
+
+/// 0 where ℓ'' is bounded. Otherwise sup |ℓ'''| / ℓ'', so that ℓ''(z + d) ≤ e^{growth |d|} ℓ''(z);
+/// ℓ' may then be a small difference of terms as large as growth · ℓ'', which is what it is rounded
+/// to.
+template <class Loss>
+constexpr double growth_of() {
+  if constexpr (requires { Loss::growth; }) {
+    return Loss::growth;
+  } else {
+    static_assert(Loss::most_second < HUGE_VAL, "unbounded curvature needs a limit on its growth");
+    return 0.0;
+  }
+}
+
 /// Calls visitor(functor) for the loss of that name.
 template <class Visitor>
 decltype(auto) visit_loss(std::string_view name, Visitor&& visitor) {
   if (name == "squared") return visitor(squared_loss{});
-  require(name == "logistic", "loss must be 'squared' or 'logistic'");
+  if (name == "poisson") return visitor(poisson_loss{});
+  require(name == "logistic", "loss must be 'squared', 'logistic' or 'poisson'");
   return visitor(logistic_loss{});
 }
 
