@@ -31,6 +31,7 @@ class Case:
     spread: float = 1.0  # ratio of the largest to the smallest column scale: conditioning
     seed: int = 0
     n_val: int = field(default=29)
+    classes: int = 1  # of Softmax
 
     def __str__(self):
         return self.name
@@ -43,7 +44,7 @@ class Case:
 
     @property
     def n_theta(self):
-        return self.p + self.fit_intercept
+        return (self.p + self.fit_intercept) * self.classes
 
     def groups(self):
         # Interleaved, so that a library that assumes contiguous groups fails.
@@ -74,6 +75,12 @@ class Case:
                     "zero-one": hit.astype(int),
                     "bool": hit,
                 }[self.labels]
+            elif self.loss == "Poisson":
+                y = rng.poisson(np.exp(z))
+            elif self.loss == "Softmax":
+                noisy = raw @ rng.standard_normal((self.p, self.classes))
+                y = np.argmax(noisy + rng.standard_normal(noisy.shape), axis=1)
+                y[: self.classes] = np.arange(self.classes)
             else:
                 y = z
             # Zeros are legal weights, and a zero weight must act as a missing row.
@@ -92,15 +99,15 @@ class Case:
     def reference(self, part):
         X, y, w, penalised = self._pieces(part)
         per = self.groups() if self.penalty == "groups" else self.penalty
-        return reference.LinearModel(
-            self.loss,
-            X,
-            y,
-            penalty=per if penalised else None,
-            fixed=self.fixed,
-            fit_intercept=self.fit_intercept,
-            sample_weight=w,
-        )
+        kwargs = {
+            "penalty": per if penalised else None,
+            "fixed": self.fixed,
+            "fit_intercept": self.fit_intercept,
+            "sample_weight": w,
+        }
+        if self.loss == "Softmax":
+            return reference.Softmax(X, y, self.classes, **kwargs)
+        return reference.LinearModel(self.loss, X, y, **kwargs)
 
     def objective(self, part, **kwargs):
         import implicitgrad as ig
@@ -115,6 +122,8 @@ class Case:
             kwargs["penalty"] = ig.L2(per, fixed=self.fixed)
         if w is not None:
             kwargs["sample_weight"] = w
+        if self.loss == "Softmax":
+            kwargs["n_classes"] = self.classes
         return getattr(ig, self.loss)(X, y, fit_intercept=self.fit_intercept, **kwargs)
 
     def problem(self, **kwargs):
@@ -143,7 +152,7 @@ def _solution(case):
     return theta, grad
 
 
-LS, LOG = "LeastSquares", "Logistic"
+LS, LOG, POI, SOFT = "LeastSquares", "Logistic", "Poisson", "Softmax"
 CASES = [
     Case("ridge-feature-40x7", LS, 40, 7),
     Case("ridge-all-41x5-f", LS, 41, 5, "all", order="F"),
@@ -186,6 +195,19 @@ CASES = [
     Case("logistic-csr-groups", LOG, 80, 12, "groups", penalised_outer=True, sparse="csr"),
     Case("logistic-coo-f32-all", LOG, 70, 8, "all", dtype="float32", sparse="coo"),
     Case("logistic-penalised-outer", LOG, 50, 8, "groups", penalised_outer=True),
+    Case("poisson-feature-61x9", POI, 61, 9),
+    Case("poisson-groups-weights-intercept", POI, 53, 7, "groups", weights=True, fit_intercept=True),
+    Case("poisson-f32-f-31x7-fixed", POI, 31, 7, "all", 0.1, dtype="float32", order="F"),
+    Case("poisson-wide-12x33", POI, 12, 33, fixed=0.01, fit_intercept=True),
+    Case("poisson-csr-80x12", POI, 80, 12, fit_intercept=True, penalised_outer=True, sparse="csr"),
+    Case("softmax-feature-61x9", SOFT, 61, 9, classes=4),
+    Case("softmax-two-classes", SOFT, 47, 6, "groups", fit_intercept=True, classes=2),
+    Case("softmax-all-weights-f", SOFT, 53, 5, "all", weights=True, order="F", classes=3),
+    Case("softmax-none-fixed", SOFT, 31, 4, "none", 0.3, fit_intercept=True, classes=3),
+    Case("softmax-wide-f32-12x23", SOFT, 12, 23, fit_intercept=True, dtype="float32", classes=3),
+    Case("softmax-tall-500x4", SOFT, 500, 4, fit_intercept=True, weights=True, classes=5),
+    Case("softmax-csr-80x12", SOFT, 80, 12, "groups", fit_intercept=True, sparse="csr", classes=3),
+    Case("softmax-penalised-outer", SOFT, 50, 6, penalised_outer=True, classes=3),
 ]
 CASES = [Case(**{**c.__dict__, "seed": 10 * i}) for i, c in enumerate(CASES)]
 HYPER = [c for c in CASES if c.n_lam]  # those with something to differentiate

@@ -95,6 +95,8 @@ class LinearModel:
         if self.loss == "LeastSquares":
             r = z - self.y
             return r * r / 2, r, np.ones_like(r)
+        if self.loss == "Poisson":
+            return np.exp(z) - self.y * z, np.exp(z) - self.y, np.exp(z)
         m = self.y * z
         up, down = np.logaddexp(0, m), np.logaddexp(0, -m)
         return down, -self.y * np.exp(-up), np.exp(-up - down)
@@ -111,6 +113,10 @@ class LinearModel:
     def hess(self, theta, lam=()):
         d = self.s * self.pointwise(theta)[2] / self.n
         return self.A.T @ (d[:, None] * self.A) + np.diag(self.strength(lam))
+
+    def solve(self, theta, lam, b):
+        """The solution of H q = b; the least one of several."""
+        return cholesky_solve(self.hess(theta, lam), b)
 
     def cross(self, theta, lam=()):
         theta = np.asarray(theta, dtype=WIDE)
@@ -132,7 +138,7 @@ class LinearModel:
         before = np.inf
         for _ in range(200):
             r = self.jac(theta, lam)
-            s = cholesky_solve(self.hess(theta, lam), r)
+            s = self.solve(theta, lam, r)
             decrement, value = r @ s, self.fun(theta, lam)
             if decrement <= 1e-12 * (1 + abs(value)):
                 # Full steps from here, until rounding ends their quadratic convergence.
@@ -147,9 +153,64 @@ class LinearModel:
         raise AssertionError("the oracle's Newton iteration did not converge")
 
 
+class Softmax(LinearModel):
+    """The same for K classes: theta = W.ravel(), W of shape (columns of A, K)."""
+
+    def __init__(self, X, y, classes, **kwargs):
+        super().__init__("Softmax", X, y, **kwargs)
+        self.K, self.label = classes, np.asarray(y).astype(int)
+        self.n_theta *= classes
+        self.rows = self.member.shape[0]
+        self.member = np.repeat(self.member, classes, axis=0)
+        self.penalised = np.repeat(np.arange(self.rows) < self.p, classes)
+
+    def strength(self, lam):
+        d = np.where(self.penalised, self.fixed, WIDE(0))
+        return d + self.member @ np.exp(np.asarray(lam, dtype=WIDE)) if self.n_lam else d
+
+    def probabilities(self, theta):
+        z = self.A @ np.asarray(theta, dtype=WIDE).reshape(self.rows, self.K)
+        e = np.exp(z - z.max(axis=1, keepdims=True))
+        return z, e / e.sum(axis=1, keepdims=True)
+
+    def fun(self, theta, lam=()):
+        theta = np.asarray(theta, dtype=WIDE)
+        z = self.A @ theta.reshape(self.rows, self.K)
+        z = z - z[np.arange(self.n), self.label][:, None]
+        top = z.max(axis=1)
+        each = top + np.log(np.exp(z - top[:, None]).sum(axis=1))
+        return np.sum(self.s * each) / self.n + np.sum(self.strength(lam) * theta**2) / 2
+
+    def jac(self, theta, lam=()):
+        theta = np.asarray(theta, dtype=WIDE)
+        off = self.probabilities(theta)[1] - np.eye(self.K, dtype=WIDE)[self.label]
+        data = self.A.T @ (self.s[:, None] * off) / self.n
+        return data.ravel() + self.strength(lam) * theta
+
+    def hess(self, theta, lam=()):
+        p = self.probabilities(theta)[1]
+        each = np.einsum("ia,ab->iab", p, np.eye(self.K, dtype=WIDE)) - p[:, :, None] * p[:, None]
+        weighted = (self.s / self.n)[:, None, None] * each
+        data = np.zeros((self.rows, self.K, self.rows, self.K), dtype=WIDE)
+        for i in range(self.n):
+            outer = np.outer(self.A[i], self.A[i])
+            data += outer[:, None, :, None] * weighted[i][None, :, None, :]
+        return data.reshape(self.n_theta, self.n_theta) + np.diag(self.strength(lam))
+
+    def null(self, lam):
+        """Columns that span the directions in which f is constant whatever the data."""
+        free = self.strength(lam).reshape(self.rows, self.K)[:, 0] == 0
+        return np.kron(np.eye(self.rows, dtype=WIDE)[:, free], np.ones((self.K, 1), dtype=WIDE))
+
+    def solve(self, theta, lam, b):
+        N = self.null(lam) / np.sqrt(WIDE(self.K))
+        b = b - N @ (N.T @ b)
+        return cholesky_solve(self.hess(theta, lam) + N @ N.T, b)
+
+
 def hypergradient(f, g, theta, lam):
     """dg/dlam = ∂g/∂lam - Cᵀ H⁻¹ ∇θg at this theta. Returns (gradient, adjoint)."""
-    q = cholesky_solve(f.hess(theta, lam), g.jac(theta, lam))
+    q = f.solve(theta, lam, g.jac(theta, lam))
     response = -f.cross(theta, lam).T @ q
     return (g.jac_lam(theta, lam) + response if g.n_lam else response), q
 

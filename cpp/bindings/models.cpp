@@ -129,13 +129,19 @@ void register_models(py::module_& m) {
       .def(py::init([to_penalty](std::shared_ptr<Matrix> x, const block_array& y,
                                  const block_array& weights, std::string loss, double fixed,
                                  index n_groups, const labels& group, bool intercept,
-                                 int n_threads) {
+                                 int n_threads, index classes) {
+             penalty pen = to_penalty(fixed, n_groups, group);
+             if (loss == "softmax")
+               return std::make_shared<linear_model>(
+                   make_softmax_term(std::move(x), to_vector(y), classes, to_vector(weights),
+                                     intercept, n_threads),
+                   std::move(pen));
              return make_linear_model(std::move(x), to_vector(y), to_vector(weights),
-                                      std::move(loss), to_penalty(fixed, n_groups, group),
-                                      intercept, n_threads);
+                                      std::move(loss), std::move(pen), intercept, n_threads);
            }),
            py::arg("x"), py::arg("y"), py::arg("weights"), py::arg("loss"), py::arg("fixed"),
-           py::arg("n_groups"), py::arg("group"), py::arg("intercept"), py::arg("n_threads"))
+           py::arg("n_groups"), py::arg("group"), py::arg("intercept"), py::arg("n_threads"),
+           py::arg("classes") = 1)
       .def_static(
           "of_grams",
           [to_penalty](const std::vector<std::shared_ptr<gram_sums>>& folds, index target,
@@ -164,6 +170,20 @@ void register_models(py::module_& m) {
                                return std::shared_ptr<Operator>(at,
                                                                 const_cast<Operator*>(&at->hess()));
                              })
+      .def_property_readonly(
+          "system",
+          [](const std::shared_ptr<linearization>& at) {
+            return std::shared_ptr<Operator>(at, const_cast<Operator*>(&at->system()));
+          })
+      .def_property_readonly("degenerate", &linearization::degenerate)
+      .def("project",
+           [](const linearization& at, const block_array& v) {
+             const const_block in = as_block(v, static_cast<index>(at.jac().size()), "v");
+             block_array out = empty_like_block(v, in.rows);
+             std::copy_n(in.data, in.size(), out.mutable_data());
+             at.project(as_output(out));
+             return out;
+           })
       .def_property_readonly("values",
                              [](const linearization& at) { return copy_vector(at.values()); })
       .def_property_readonly("strength", &strength)

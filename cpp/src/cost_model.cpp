@@ -14,6 +14,8 @@ constexpr double factor_flops = 6e10;                            // of Cholesky'
 constexpr double jump = 1.25e-9;   // to an entry in cache, and a product: measured 0.7 to 1.25
 constexpr double start_up = 3e-6;  // of a pass or a factorisation
 constexpr double further = 0.08;   // of a pass: what each further vector adds to it, as measured
+// What an iteration gains at most where classes, which sketches leave apart, are coupled.
+constexpr double coupled = 1.2;
 // A factor of a larger order than this is not formed: it takes more memory than it saves time.
 constexpr index largest_order = 8192;
 
@@ -32,20 +34,20 @@ double cube(index q) {
 namespace cost {
 
 double product(const problem_shape& shape) {
-  const double vectors = 1.0 + further * static_cast<double>(shape.models - 1);
+  const double vectors = 1.0 + further * static_cast<double>(shape.models * shape.classes - 1);
   return start_up + vectors * shape.bytes / bytes_per_second;
 }
 
 bool by_outer_products(const problem_shape& shape) {
-  const auto p = static_cast<double>(shape.size);
+  const auto p = static_cast<double>(shape.order());
   return shape.outer_terms * jump <
-         static_cast<double>(shape.rows) * p * p / rate(double_flops, shape.size);
+         static_cast<double>(shape.rows) * p * p / rate(double_flops, shape.order());
 }
 
 double gram(const problem_shape& shape, index m, bool single) {
   if (m == shape.rows && by_outer_products(shape)) return start_up + shape.outer_terms * jump;
-  const auto p = static_cast<double>(shape.size), rows = static_cast<double>(m);
-  return start_up + rows * p * p / rate(single ? single_flops : double_flops, shape.size) +
+  const auto p = static_cast<double>(shape.order()), rows = static_cast<double>(m);
+  return start_up + rows * p * p / rate(single ? single_flops : double_flops, shape.order()) +
          4.0 * rows * p / bytes_per_second;  // copied into the buffer
 }
 
@@ -58,13 +60,14 @@ double solve(index q) {
 }  // namespace cost
 
 sketch_plan sketch_of(const problem_shape& shape, index m, double nats) {
-  const index n = shape.rows, p = shape.size;
+  const index n = shape.rows, p = shape.order();
   sketch_plan plan;
   plan.rows = std::min(m, n);
   if (std::min(plan.rows, p) > largest_order) return {};
   const auto share = static_cast<double>(plan.rows) / static_cast<double>(n);
   const double pass = cost::product(shape);
-  const auto models = static_cast<double>(shape.models);
+  const auto classes = static_cast<double>(shape.classes);
+  const auto models = classes * static_cast<double>(shape.models);
   if (plan.rows < p) {
     const auto rows = static_cast<double>(plan.rows);
     // Columns are packed across rows, and a solve sweeps X once more for want of its own kernels:
@@ -76,6 +79,7 @@ sketch_plan sketch_of(const problem_shape& shape, index m, double nats) {
     plan.setup = cost::gram(shape, plan.rows, true) + cost::factor(p);
     plan.each = pass + models * cost::solve(p);
   }
+  plan.setup *= classes;  // each has a sketch of its own
   // Sampled without replacement, m rows leave a relative error of √(p/m · (1 − m/n)); all of them
   // leave the rounding of single precision.
   // One sketch serves all folds, each of which is a sample itself, for want of the rows it leaves
@@ -85,13 +89,14 @@ sketch_plan sketch_of(const problem_shape& shape, index m, double nats) {
     left +=
         static_cast<double>(p) / (static_cast<double>(n) * static_cast<double>(shape.folds - 1));
   plan.nats = std::clamp(-0.5 * std::log(std::max(left, 1e-8)), 0.1, 8.0);
+  if (shape.classes > 1) plan.nats = std::min(plan.nats, coupled);
   plan.total = plan.setup + (std::ceil(nats / plan.nats) + 1.0) * plan.each;
   return plan;
 }
 
 sketch_plan best_sketch(const problem_shape& shape, double nats) {
   sketch_plan best = sketch_of(shape, shape.rows, nats);
-  for (index m = 2 * shape.size; m < shape.rows; m *= 2) {
+  for (index m = 2 * shape.order(); m < shape.rows; m *= 2) {
     const sketch_plan plan = sketch_of(shape, m, nats);
     if (plan.rows > 0 && (best.rows == 0 || plan.total < best.total)) best = plan;
   }
@@ -102,8 +107,10 @@ double direct(const problem_shape& shape) {
   if (shape.size > largest_order) return HUGE_VAL;
   // Where the Gram matrices are at hand, training has left a factor behind.
   if (shape.gram_is_known) return 3.0 * cost::product(shape);
+  const auto pairs = static_cast<double>(
+      shape.classes > 1 ? shape.classes * (shape.classes - 1) / 2 : index{1});
   return static_cast<double>(shape.folds) *
-             (cost::gram(shape, shape.rows, false) + cost::factor(shape.size)) +
+             (pairs * cost::gram(shape, shape.rows, false) + cost::factor(shape.size)) +
          3.0 * cost::product(shape);
 }
 

@@ -53,7 +53,11 @@ kept_preconditioner::choice kept_preconditioner::jacobi(const sampled_hessian& a
   std::vector<double> diagonal = squares_;
   for (std::size_t j = 0; j < at.strength().size(); ++j) diagonal[j] += at.strength()[j];
   choice with;
-  with.inverse = std::make_shared<jacobi_preconditioner>(std::move(diagonal));
+  jacobi_preconditioner inverse(std::move(diagonal));
+  if (const index classes = at.shape().classes; classes > 1)
+    with.inverse = std::make_shared<centred_jacobi>(std::move(inverse), classes, at.strength());
+  else
+    with.inverse = std::make_shared<jacobi_preconditioner>(std::move(inverse));
   with.each = cost::product(at.shape());
   with.expected = 2.0 * nats;
   if (kind_ != preconditioning::automatic || broken_) return with;
@@ -72,7 +76,7 @@ kept_preconditioner::choice kept_preconditioner::sketched(const sampled_hessian&
     strength_ = at.strength();
     spent_ = 0.0;
   } else if (strength_ != at.strength()) {
-    auto refactored = std::make_shared<row_sketch>(*sketch_);  // others may still use the old one
+    auto refactored = sketch_->copy();  // others may still use the old one
     refactored->factor(at.strength());
     sketch_ = std::move(refactored);
     strength_ = at.strength();
@@ -180,10 +184,10 @@ solve_report kept_preconditioner::solve(const sampled_hessian& at, const_block b
         return gave_up = remaining > with.alternative;
       };
     const auto inverse = for_models(with.inverse, at.shape().models);
-    const solve_report report = cg_for<host_space>(at.hess(), inverse.get(), b, x, warm, here);
+    const solve_report report = cg_for<host_space>(at.system(), inverse.get(), b, x, warm, here);
     total.follow(report);
     if (with.sketched) {
-      const auto& sketch = static_cast<const row_sketch&>(*with.inverse);
+      const auto& sketch = static_cast<const HessianSketch&>(*with.inverse);
       for (const double estimate : {sketch.curvature_min(), sketch.curvature_max()})
         if (std::isfinite(estimate)) total.see_curvature(estimate);
     }

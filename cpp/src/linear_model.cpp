@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cfloat>
 #include <cmath>
+#include <numeric>
 #include <string>
 #include <utility>
 
@@ -21,6 +22,10 @@ linear_model::linear_model(std::shared_ptr<const DataTerm> data, penalty pen)
   for (const index g : penalty_.group)
     require(g >= 0 && g < penalty_.n_groups, "penalty has a group label out of range");
   require(penalty_.fixed >= 0.0 && std::isfinite(penalty_.fixed), "fixed must be finite and >= 0");
+  // From one label a column of X to one a penalised entry of θ.
+  const std::vector<index> of_columns = std::move(penalty_.group);
+  penalty_.group.clear();
+  for (const index g : of_columns) penalty_.group.insert(penalty_.group.end(), data_->width(), g);
 }
 
 std::shared_ptr<linear_model> make_linear_model(std::shared_ptr<const Matrix> x,
@@ -60,7 +65,7 @@ template <class Body>
 void linear_model_linearization::for_penalised(Body&& body) const {
   const std::vector<index>& group = model_->penalty_.group;
   if (group.empty()) return;
-  const index p = model_->data_->features(), q = model_->data_->size();
+  const index p = model_->penalised(), q = model_->data_->size();
   for (index c = 0; c < model_->data_->models(); ++c)
     for (index j = 0; j < p; ++j) body(c * q + j, c * p + j, group[j]);
 }
@@ -88,7 +93,7 @@ linear_model_linearization::linear_model_linearization(std::shared_ptr<const lin
   for (const double value : data_->values) fun_ += share * value;
 
   // The penalty and what λ does to it.
-  const index p = data.features(), q = data.size();
+  const index p = model_->penalised(), q = data.size();
   strength_.assign(static_cast<std::size_t>(p), share * pen.fixed);
   if (pen.n_groups > 0)
     for (index j = 0; j < p; ++j) strength_[j] += rates_[pen.group[j]];
@@ -111,17 +116,30 @@ linear_model_linearization::linear_model_linearization(std::shared_ptr<const lin
 void linear_model_linearization::hessian::apply(const_block v, block out) const {
   const DataTerm& data = *at_.model_->data_;
   data.apply(*at_.data_, v, out);
-  const index p = data.features(), q = data.size();
+  const index p = at_.model_->penalised(), q = data.size();
   for (index c = 0; c < v.cols * data.models(); ++c)
     for (index j = 0; j < p; ++j) out.data[c * q + j] += at_.strength_[j] * v.data[c * q + j];
+  if (!completed_) return;
+  const auto width = static_cast<double>(data.width());
+  for (index c = 0; c < v.cols; ++c)
+    at_.for_null([&](index first, double tau) {
+      const double* of = v.col(c) + first;
+      const double mean = std::accumulate(of, of + data.width(), 0.0) / width;
+      for (index a = 0; a < data.width(); ++a) out.col(c)[first + a] += tau * mean;
+    });
 }
 
 bool linear_model_linearization::hessian::diagonal(double* out) const {
   const DataTerm& data = *at_.model_->data_;
   data.squares(*at_.data_, out);
-  const index p = data.features(), q = data.size();
+  const index p = at_.model_->penalised(), q = data.size();
   for (index c = 0; c < data.models(); ++c)
     for (index j = 0; j < p; ++j) out[c * q + j] += at_.strength_[j];
+  if (completed_)
+    at_.for_null([&](index first, double tau) {
+      for (index a = 0; a < data.width(); ++a)
+        out[first + a] += tau / static_cast<double>(data.width());
+    });
   return true;
 }
 
@@ -132,9 +150,16 @@ block_structure linear_model_linearization::hessian::blocks() const {
 void linear_model_linearization::hessian::dense(double* out) const {
   const DataTerm& data = *at_.model_->data_;
   data.dense(*at_.data_, out);
-  const index p = data.features(), q = data.size();
+  const index p = at_.model_->penalised(), q = data.size();
   for (index f = 0; f < data.folds(); ++f)
     for (index j = 0; j < p; ++j) out[(f * q + j) * q + j] += at_.strength_[j];
+  if (completed_)
+    at_.for_null([&](index first, double tau) {
+      double* corner = out + first * q + first % q;
+      for (index b = 0; b < data.width(); ++b)
+        for (index a = b; a < data.width(); ++a)
+          corner[b * q + a] += tau / static_cast<double>(data.width());
+    });
 }
 
 std::shared_ptr<const cholesky_factor> linear_model_linearization::hessian::factor() const {
@@ -158,9 +183,37 @@ std::shared_ptr<const cholesky_factor> linear_model_linearization::hessian::fact
   return factor;
 }
 
-std::unique_ptr<row_sketch> linear_model_linearization::sketch(index rows,
-                                                               std::uint64_t seed) const {
+std::unique_ptr<HessianSketch> linear_model_linearization::sketch(index rows,
+                                                                  std::uint64_t seed) const {
   return model_->data_->sketch(*data_, rows, seed);
+}
+
+bool linear_model_linearization::degenerate() const {
+  const DataTerm& data = *model_->data_;
+  return data.width() > 1 &&
+         (data.intercept() || std::count(strength_.begin(), strength_.end(), 0.0) > 0);
+}
+
+template <class Body>
+void linear_model_linearization::for_null(Body&& body) const {
+  const DataTerm& data = *model_->data_;
+  const index width = data.width(), columns = data.size() / width, p = data.features();
+  std::call_once(null_once_, [&] {
+    null_ = data.null_curvature(*data_,
+                                std::count(strength_.begin(), strength_.end(), 0.0) > 0);
+  });
+  for (index f = 0; f < data.folds(); ++f)
+    for (index j = 0; j < columns; ++j)
+      if (j >= p || strength_[j * width] == 0.0)
+        body((f * columns + j) * width, null_[f * columns + j]);
+}
+
+void linear_model_linearization::project(block v) const {
+  if (!degenerate()) return;
+  for (index c = 0; c < v.cols; ++c)
+    for_null([&](index first, double) {
+      centre_classes(model_->data_->width(), {v.col(c) + first, model_->data_->width(), 1});
+    });
 }
 
 void linear_model_linearization::cross(const_block u, block out) const {
@@ -188,7 +241,7 @@ std::vector<double> linear_model_linearization::cross_change(const double* d,
 
 double linear_model_linearization::reach(const double* v) const {
   // By Σ s_j u_j² ≤ uᵀHu, as the rest of H is semidefinite.
-  const index p = model_->data_->features();
+  const index p = model_->penalised();
   std::vector<double> sum(rates_.size());
   for_penalised([&](index i, index at, index l) {
     const double c = rates_[l] * v[i];
@@ -200,7 +253,7 @@ double linear_model_linearization::reach(const double* v) const {
 std::vector<double> linear_model_linearization::gradient_terms(bool by_row) const {
   const DataTerm& data = *model_->data_;
   std::vector<double> out = data.gradient_terms(*data_, theta_.data(), by_row);
-  const index p = data.features(), q = data.size();
+  const index p = model_->penalised(), q = data.size();
   for (index c = 0; c < data.models(); ++c)
     for (index j = 0; j < p; ++j) out[c * q + j] += strength_[j] * std::abs(theta_[c * q + j]);
   return out;
@@ -210,7 +263,7 @@ error_terms linear_model_linearization::errors() const {
   const DataTerm& data = *model_->data_;
   const smoothness smooth = data.smooth(*data_);
   constexpr double up = 1.0 + 8.0 * DBL_EPSILON;
-  const index n_theta = model_->n_theta(), p = data.features(), q = data.size();
+  const index n_theta = model_->n_theta(), p = model_->penalised(), q = data.size();
   error_terms e;
   e.hess = smooth.hess * up;
   e.third = smooth.third * up;

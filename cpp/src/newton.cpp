@@ -47,7 +47,7 @@ struct direction {
 /// step ≈ −(H + damping·I)⁻¹∇f, a descent direction whatever H is.
 direction newton_step(const std::shared_ptr<const Linearization>& at, double damping, bool direct,
                       double rtol, kept_preconditioner& kept, train_report& report) {
-  const std::shared_ptr<const Operator> hess(at, &at->hess());
+  const std::shared_ptr<const Operator> hess(at, &at->system());
   const shifted_operator damped(hess, damping);
   const Operator& system = damping > 0.0 ? static_cast<const Operator&>(damped) : *hess;
   const index n = system.size();
@@ -65,8 +65,8 @@ direction newton_step(const std::shared_ptr<const Linearization>& at, double dam
     options.recompute = false;  // the next gradient shows what the step was worth
     const block x{step.data(), n, 1};
     solve_report solve;
-    if (at->hess().sampled() && damping == 0.0) {
-      solve = kept.solve(*at->hess().sampled(), gradient, x, false, options);
+    if (at->system().sampled() && damping == 0.0) {
+      solve = kept.solve(*at->system().sampled(), gradient, x, false, options);
     } else {
       // Met negative curvature, CG returns what it had before: still a descent direction.
       const auto m = jacobi_preconditioner::of(system);
@@ -106,7 +106,7 @@ train_report newton(const Objective& f, double* theta, const double* lam,
   kept_preconditioner own(preconditioning::automatic, 0, 0, true);
   kept_preconditioner& kept = options.kept ? *options.kept : own;
   if (options.method == train_method::automatic)
-    direct = !at->hess().sampled() || direct_training(at->hess().sampled()->shape());
+    direct = !at->system().sampled() || direct_training(at->system().sampled()->shape());
 
   for (;;) {
     const double gradient = largest(at->jac());
@@ -159,7 +159,7 @@ train_report newton(const Objective& f, double* theta, const double* lam,
     // The columns of X, and with them θ, may be of very different scale: the predicted decrease has
     // none. (f of a callable may be zero at its minimum.)
     const bool small = moved <= 1e-6 * size &&
-                       (at->hess().sampled() == nullptr || -slope <= 1e-11 * std::abs(at->fun()));
+                       (at->system().sampled() == nullptr || -slope <= 1e-11 * std::abs(at->fun()));
     if (length == 1.0 && small && solved) return finish(train_status::converged);
     if (-slope <= noise && progress > 0.5) return finish(train_status::converged);
   }

@@ -2,48 +2,33 @@
 #include <atomic>
 #include <cfloat>
 #include <cmath>
-#include <mutex>
-#include <numeric>
 #include <utility>
 
-#include "implicitgrad/data_term.hpp"
 #include "implicitgrad/errors.hpp"
 #include "implicitgrad/fused_pass.hpp"
 #include "implicitgrad/gram.hpp"
 #include "implicitgrad/losses.hpp"
 #include "kernels/margins.hpp"
+#include "weighted_rows.hpp"
 
 namespace implicitgrad {
 
 namespace {
 
-class row_term : public DataTerm {
+class row_term : public WeightedRows {
  public:
   row_term(std::shared_ptr<const Matrix> x, std::vector<double> y, std::vector<double> weights,
            std::string loss, bool intercept, int n_threads)
-      : x_(std::move(x)), y_(std::move(y)), weights_(std::move(weights)), loss_(std::move(loss)) {
-    const index n = x_->rows();
-    features_ = x_->cols();
-    intercept_ = intercept;
-    n_threads_ = n_threads;
-    targets_ = static_cast<index>(y_.size()) / n;
-    if (!weights_.empty()) folds_ = static_cast<index>(weights_.size()) / n;
-    require(targets_ >= 1 && static_cast<index>(y_.size()) == n * targets_,
+      : WeightedRows(std::move(x), std::move(weights), intercept, n_threads),
+        y_(std::move(y)),
+        loss_(std::move(loss)) {
+    targets_ = static_cast<index>(y_.size()) / rows();
+    require(targets_ >= 1 && static_cast<index>(y_.size()) == rows() * targets_,
             "y must have one entry for each row of X");
-    require(weights_.empty() || (folds_ >= 1 && static_cast<index>(weights_.size()) == n * folds_),
-            "sample_weight must have one entry for each row of X");
-    require(n_threads >= 1, "n_threads must be at least 1");
     visit_loss(loss_, [&](auto loss_of) {
       require(targets_ == 1 || loss_of.most_third == 0.0,
               "several targets are for the squared loss");
     });
-    for (index f = 0; f < folds_ && !weights_.empty(); ++f) {
-      double* w = weights_.data() + f * n;
-      const double total = std::accumulate(w, w + n, 0.0);
-      require(total > 0.0 && std::isfinite(total),
-              "sample_weight must have a positive, finite sum");
-      for (index i = 0; i < n; ++i) w[i] = share() * (w[i] / total);
-    }
   }
 
   data_state at(const double* theta) const override {
@@ -59,16 +44,14 @@ class row_term : public DataTerm {
       if (loss.most_third > 0.0) state.curvature_id = ++last_id;
     });
     const kernels::margin_function evaluate = kernels::evaluate_margins(loss_);
-    const double even = 1.0 / static_cast<double>(n);
     fused_pass(
         *x_, intercept_, {theta, size(), m},
         [&](index begin, index count, index b, double* z, index ldz) {
           for (index c = 0; c < m; ++c) {
             const index of_target = c % targets_ * n + begin, of_fold = c / targets_ * n + begin;
             const auto [value, slopes] =
-                evaluate(count, z + c * ldz, y_.data() + of_target,
-                         weights_.empty() ? nullptr : weights_.data() + of_fold, even,
-                         state.curvature.data() + of_fold);
+                evaluate(count, z + c * ldz, y_.data() + of_target, weights(c / targets_, begin),
+                         even(), state.curvature.data() + of_fold);
             partial[b * m + c].value += value;
             partial[b * m + c].slopes += slopes;
           }
@@ -111,15 +94,22 @@ class row_term : public DataTerm {
   }
 
   smoothness smooth(const data_state& at) const override {
-    std::call_once(smooth_once_, [this] { measure(); });
-    if (growth() == 0.0) return smooth_;
+    const norms& all = row_norms();
+    smoothness here;
+    if (growth() == 0.0) {
+      visit_loss(loss_, [&](auto loss) {
+        here.hess = loss.most_second * all.square;
+        here.third = loss.most_third > 0.0 ? loss.most_third * all.cube : 0.0;
+      });
+      return here;
+    }
     // Within the radius no ℓ'' grows by more than a factor of e^further.
-    const index n = x_->rows();
-    smoothness here{0.0, 0.0, smooth_.radius};
+    constexpr double further = 0.125;
+    const index n = rows();
     for (index f = 0; f < folds_; ++f) {
       double square = 0.0, cube = 0.0;
       for (index i = 0; i < n; ++i) {
-        const double s = row_squares_[static_cast<std::size_t>(i)];
+        const double s = all.of_rows[static_cast<std::size_t>(i)];
         const double d = at.curvature[f * n + i] * s;
         square += d;
         cube += d * std::sqrt(s);
@@ -129,12 +119,9 @@ class row_term : public DataTerm {
     }
     const double up =
         std::exp(further) * (1.0 + DBL_EPSILON * static_cast<double>(n + x_->cols() + 16));
-    return {here.hess * up, here.third * up, here.radius};
-  }
-
-  bool finite() const override {
-    std::call_once(smooth_once_, [this] { measure(); });
-    return std::isfinite(row_norm_) && std::isfinite(cubes_);
+    const double longest = *std::max_element(all.of_rows.begin(), all.of_rows.end());
+    return {here.hess * up, here.third * up,
+            further / (growth() * std::sqrt(longest)) * (1.0 - 1e-3)};
   }
 
   std::vector<double> gradient_terms(const data_state& at, const double* theta,
@@ -150,17 +137,15 @@ class row_term : public DataTerm {
       return out;
     }
     const kernels::margin_function evaluate = kernels::evaluate_margins(loss_);
-    const double even = 1.0 / static_cast<double>(n);
     std::vector<double> square(static_cast<std::size_t>(n * m)), sum(out.size());
     fused_pass(
         *x_, intercept_, {theta, size(), m},
         [&](index begin, index count, index, double* z, index ldz) {
           for (index c = 0; c < m; ++c) {
-            const index of_target = c % targets_ * n + begin, of_fold = c / targets_ * n + begin;
             double* w = z + c * ldz;
             double* squares = square.data() + c * n + begin;
-            evaluate(count, w, y_.data() + of_target,
-                     weights_.empty() ? nullptr : weights_.data() + of_fold, even, squares);
+            evaluate(count, w, y_.data() + c % targets_ * n + begin, weights(c / targets_, begin),
+                     even(), squares);
             for (index i = 0; i < count; ++i) {
               const double term = std::abs(w[i]) + growth() * squares[i];
               squares[i] = static_cast<double>(n) * term * term;
@@ -173,20 +158,9 @@ class row_term : public DataTerm {
     return out;
   }
 
-  double gradient_terms_norm(const data_state& at, double) const override {
-    std::call_once(smooth_once_, [this] { measure(); });
-    double square = 0.0;
-    for (const double slope : at.slopes) square += slope * slope;
-    return 1.001 * share() * std::sqrt(square) * row_norm_ + DBL_MIN;
-  }
-
-  index depth() const override { return x_->rows() + x_->cols(); }
-
-  bool rows_can_be_sampled() const override { return true; }
-
-  std::unique_ptr<row_sketch> sketch(const data_state& at, index rows,
-                                     std::uint64_t seed) const override {
-    return std::make_unique<row_sketch>(x_, intercept_, mean_curvature(at).data(), rows, seed,
+  std::unique_ptr<HessianSketch> sketch(const data_state& at, index sampled,
+                                        std::uint64_t seed) const override {
+    return std::make_unique<row_sketch>(x_, intercept_, mean_curvature(at).data(), sampled, seed,
                                         n_threads_);
   }
 
@@ -212,87 +186,12 @@ class row_term : public DataTerm {
     return mean;
   }
 
-  static constexpr double further = 0.125;
-
-  static double larger(double a, double b) { return b <= a ? a : b; }  // NaN stays
-
   double growth() const {
     return visit_loss(loss_, [](auto loss) { return growth_of<decltype(loss)>(); });
   }
 
-  /// √(share Σ_i w_i x_ij²), size × folds. Cost: one pass over X, the first time.
-  const std::vector<double>& column_norms() const {
-    std::call_once(columns_once_, [this] {
-      const index n = x_->rows();
-      const std::vector<double> even(static_cast<std::size_t>(weights_.empty() ? n : 0),
-                                     1.0 / static_cast<double>(n));
-      const const_block w{weights_.empty() ? even.data() : weights_.data(), n, folds_};
-      column_norms_.resize(static_cast<std::size_t>(size() * folds_));
-      weighted_squares(*x_, intercept_, w, {column_norms_.data(), size(), folds_}, n_threads_);
-      for (double& c : column_norms_) c = std::sqrt(c);
-    });
-    return column_norms_;
-  }
-
-  void measure() const {
-    const index n = x_->rows(), p = x_->cols(), panel = x_->panel_rows();
-    const row_blocks blocks = x_->blocks(1);
-    std::vector<double> square(static_cast<std::size_t>(blocks.count() * folds_));
-    std::vector<double> cube(square.size());
-    row_squares_.resize(static_cast<std::size_t>(growth() > 0.0 ? n : 0));
-    std::vector<double> rows(
-        static_cast<std::size_t>(std::min<index>(n_threads_, blocks.count()) * panel));
-    poll_interrupt();
-    parallel_for(blocks.count(), n_threads_, [&](index b, int slot) {
-      double* r = rows.data() + slot * panel;
-      for (index begin = blocks.begin(b); begin < blocks.end(b); begin += panel) {
-        const index end = std::min(begin + panel, blocks.end(b));
-        x_->row_squares(begin, end, r);
-        if (!row_squares_.empty())
-          for (index i = begin; i < end; ++i)
-            row_squares_[static_cast<std::size_t>(i)] = r[i - begin] + (intercept_ ? 1.0 : 0.0);
-        for (index f = 0; f < folds_; ++f)
-          for (index i = begin; i < end; ++i) {
-            const double w = weights_.empty() ? 1.0 / static_cast<double>(n) : weights_[f * n + i];
-            const double s = r[i - begin] + (intercept_ ? 1.0 : 0.0);
-            square[b * folds_ + f] += w * s;
-            cube[b * folds_ + f] += w * s * std::sqrt(s);
-          }
-      }
-    });
-    const auto most = [&](const std::vector<double>& partial) {
-      double result = 0.0;
-      for (index f = 0; f < folds_; ++f) {
-        double sum = 0.0;
-        for (index b = 0; b < blocks.count(); ++b) sum += partial[b * folds_ + f];
-        result = larger(result, sum);
-      }
-      // All terms are positive: the relative error of the sums is below this.
-      return result * (1.0 + DBL_EPSILON * static_cast<double>(n + p + 8));
-    };
-    const double second = most(square);
-    cubes_ = most(cube);
-    row_norm_ = std::sqrt(second / share()) * (1.0 + 4.0 * DBL_EPSILON);
-    if (growth() > 0.0) {
-      const double longest = *std::max_element(row_squares_.begin(), row_squares_.end());
-      smooth_.radius = further / (growth() * std::sqrt(longest)) * (1.0 - 1e-3);
-      return;
-    }
-    visit_loss(loss_, [&](auto loss) {
-      smooth_.hess = loss.most_second * second;
-      smooth_.third = loss.most_third > 0.0 ? loss.most_third * cubes_ : 0.0;
-    });
-  }
-
-  std::shared_ptr<const Matrix> x_;
-  std::vector<double> y_, weights_;  // the weights of a fold sum to `share`
+  std::vector<double> y_;
   std::string loss_;
-  mutable std::once_flag smooth_once_, columns_once_;
-  mutable std::vector<double> column_norms_;
-  mutable smoothness smooth_;
-  mutable double row_norm_ = 0.0;            // √(Σ w_i ‖r_i‖²), at least Σ w_i ‖r_i‖
-  mutable double cubes_ = 0.0;               // Σ w_i ‖r_i‖³
-  mutable std::vector<double> row_squares_;  // ‖r_i‖², where ℓ'' is not bounded
 };
 
 }  // namespace

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ._train import train
     from .callables import Objective
     from .linearization import Linearization
-    from .objectives import LeastSquares, Logistic, Poisson
+    from .objectives import LeastSquares, Logistic, Poisson, Softmax
     from .penalties import L2
 
 # Where each public name lives. It is imported when first used, since SciPy's optimisers and linear
@@ -37,6 +37,7 @@ _HOMES = {
     "OverfitWarning": "_overfit",
     "Poisson": "objectives",
     "ResponseResult": "_result",
+    "Softmax": "objectives",
     "check_hypergrad": "_check",
     "cross_validated": "_cv",
     "implicit_grad": "_implicit",
@@ -58,6 +59,7 @@ __all__ = [
     "OverfitWarning",
     "Poisson",
     "ResponseResult",
+    "Softmax",
     "build_info",
     "check_hypergrad",
     "cross_validated",

@@ -228,6 +228,7 @@ class LinearModel(NativeObjective):
         group: ArrayLike,
         intercept: bool,
         n_threads: int,
+        classes: int = 1,  # of the loss "softmax", whose y holds labels 0 … classes − 1
     ) -> None: ...
     def linearize(
         self, theta: ArrayLike, lam: ArrayLike, remember: bool = True
@@ -239,6 +240,11 @@ class Linearization:
     def first_order(self) -> tuple[float, _Array, float, _Array, float]: ...
     @property
     def hess(self) -> Operator: ...
+    @property
+    def system(self) -> Operator: ...  # what solvers take for H: definite where f is degenerate
+    @property
+    def degenerate(self) -> bool: ...  # f is constant in some directions, whatever the data
+    def project(self, v: ArrayLike, /) -> _Array: ...  # takes off what v has of them
     @property
     def values(self) -> _Array: ...  # the data term's, one a model
     @property

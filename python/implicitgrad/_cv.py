@@ -151,7 +151,7 @@ class Folds:
                 if not (count * self.weights > 0).any():
                     raise ValueError(f"sample_weight is zero on all {what} rows of fold {k} of cv")
             targets = self.y[train * self.weights > 0]
-            wrong = self.objective._untrainable(targets, self.fit_intercept)
+            wrong = self.objective._untrainable(targets, self.fit_intercept, 1)
             if wrong:
                 raise ValueError(f"y {wrong} in the training rows of fold {k} of cv")
 

@@ -88,7 +88,7 @@ class Point:
         self.last: Any = (None, None, math.nan)
         self._terms: Any = None
         if isinstance(F, NativeLinearization):
-            self.gradient, self.stationarity, self.hess = F.jac, F.jac_norm, F._core.hess
+            self.gradient, self.stationarity, self.hess = F.jac, F.jac_norm, F._core.system
         else:
             self.gradient = _shaped(F.jac, theta.size, "f.linearize(...).jac")
             self.stationarity, self.hess = norm(self.gradient), solvers.core_operator(F)
@@ -101,6 +101,10 @@ class Point:
             if direct is not None and np.size(direct):
                 direct = _shaped(direct, lam.size, "jac_lam of g")
                 self.direct_norm = norm(direct)
+        if isinstance(F, NativeLinearization) and F._core.degenerate:
+            # Where f is constant θ does not move, so that q is the least solution.
+            self.b = F._core.project(self.b)
+            self.b_norm = norm(self.b)
         if direct is None or np.size(direct) == 0:
             direct, self.direct_norm = np.zeros(lam.size), 0.0
         self.direct = direct

@@ -23,6 +23,7 @@ class LinearModel:
     """What the linear models share; a loss adds its name and its kind of targets."""
 
     _loss: str
+    _classes = 1  # entries of θ for each column of X
 
     def __init__(
         self,
@@ -44,7 +45,7 @@ class LinearModel:
         self.y = self._targets(y, n_rows)
         weights = _arrays.weights(sample_weight, n_rows)
         group, n_groups = (penalty or L2("none")).groups(n_features)
-        wrong = self._untrainable(self.y, self.fit_intercept) if n_groups else ""
+        wrong = self._untrainable(self.y, self.fit_intercept, self._classes) if n_groups else ""
         if wrong:
             raise ValueError(
                 f"y {wrong}, so that no model can be trained on it; as a plain loss (without "
@@ -60,6 +61,7 @@ class LinearModel:
             group=group,
             intercept=self.fit_intercept,
             n_threads=self.n_threads,
+            classes=self._classes,
         )
         self.n_theta: int = self._core.n_theta
         self.n_lam: int = self._core.n_lam
@@ -76,7 +78,7 @@ class LinearModel:
     _targets = staticmethod(_arrays.targets)
 
     @staticmethod
-    def _untrainable(y: np.ndarray, intercept: bool) -> str:
+    def _untrainable(y: np.ndarray, intercept: bool, classes: int) -> str:
         """What leaves the θ that is trained on these targets undefined, if anything does."""
         return ""
 
@@ -203,7 +205,7 @@ _PARAMETERS = """
     Attributes
     ----------
     n_theta, n_lam : int
-        Lengths of θ (p, plus 1 with an intercept; for each target) and λ.
+        Lengths of θ (p, plus 1 with an intercept; for each target or class) and λ.
     n_outer : float
         Over how many rows of equal weight it averages: (Σw)² / Σw².
 
@@ -250,7 +252,7 @@ class Poisson(LinearModel):
     _targets = staticmethod(_arrays.counts)
 
     @staticmethod
-    def _untrainable(y: np.ndarray, intercept: bool) -> str:
+    def _untrainable(y: np.ndarray, intercept: bool, classes: int) -> str:
         return "is zero everywhere" if intercept and not y.any() else ""
 
 
@@ -271,5 +273,78 @@ class Logistic(LinearModel):
     _targets = staticmethod(_arrays.labels)
 
     @staticmethod
-    def _untrainable(y: np.ndarray, intercept: bool) -> str:
+    def _untrainable(y: np.ndarray, intercept: bool, classes: int) -> str:
         return "holds one class only" if np.all(y == y[0]) else ""
+
+
+class Softmax(LinearModel):
+    __doc__ = f"""Softmax loss of a linear model for K classes: multinomial logistic regression.
+
+    f(θ, λ) = (1/n) Σ_i s_i [log Σ_c exp(z_ic) − z_{{i,y_i}}] + ½ Σ_jc (fixed + exp λ_j) W_jc²,
+    Z = X W, with θ = W.ravel() for W of shape (p [+ 1], K): a row for each column of X, whose classes
+    share a strength, and with an intercept one more, which is not penalised.
+{_PARAMETERS.format(y="Labels 0, 1, …, K − 1. With hyperparameters, not one class only.")}
+    Other Parameters
+    ----------------
+    n_classes : int, optional
+        K, where y may lack the last classes; by default the largest label plus one.
+
+    Notes
+    -----
+    A constant added to all entries of a row of W that is not penalised changes nothing: with an
+    intercept H is singular, in a direction that is known. θ⋆ is then the minimum that has as much of
+    that direction as the θ that training started from, and q the solution of H q = ∇θg without any,
+    which gives the derivative of just that θ⋆, also where g is not a softmax loss and changes along
+    it. `curvature` leaves the direction out.
+
+    References
+    ----------
+    .. [1] D. Böhning, "Multinomial logistic regression algorithm", Ann. Inst. Statist. Math. 44
+           (1992).
+
+    Examples
+    --------
+    >>> import numpy as np, implicitgrad as ig
+    >>> f = ig.Softmax(np.eye(3), [0, 1, 2], penalty=ig.L2("feature"), fit_intercept=True)
+    >>> f.n_theta, f.n_lam, round(f.fun(np.zeros(12), np.zeros(3)), 6)
+    (12, 3, 1.098612)
+    """
+
+    _loss = "softmax"
+
+    _targets = staticmethod(_arrays.class_labels)
+
+    def __init__(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        penalty: L2 | None = None,
+        fit_intercept: bool = False,
+        sample_weight: Any = None,
+        n_classes: int | None = None,
+        n_threads: int | None = None,
+    ):
+        self._classes = _arrays.n_classes(y, n_classes)
+        super().__init__(
+            X,
+            y,
+            penalty=penalty,
+            fit_intercept=fit_intercept,
+            sample_weight=sample_weight,
+            n_threads=n_threads,
+        )
+
+    @property
+    def n_classes(self) -> int:
+        """K."""
+        return self._classes
+
+    @staticmethod
+    def _untrainable(y: np.ndarray, intercept: bool, classes: int) -> str:
+        counts = np.bincount(y.astype(np.intp), minlength=classes)
+        if np.count_nonzero(counts) == 1:
+            return "holds one class only"
+        if intercept and not counts.all():
+            return f"has no label {np.argmin(counts)}, whose intercept nothing then keeps finite"
+        return ""

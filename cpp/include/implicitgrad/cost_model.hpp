@@ -13,21 +13,24 @@ namespace implicitgrad {
 /// The numbers that costs depend on.
 struct problem_shape {
   index rows = 0;      // n
-  index size = 0;      // of one model's θ
+  index size = 0;      // of one model's θ: order() · classes
   double bytes = 0.0;  // of X, read once a pass
   // Products of two entries in XᵀDX by outer products of rows; infinite where X is dense.
   double outer_terms = HUGE_VAL;
   // Models that share X, and how many of them differ in their weights.
   index folds = 1, models = 1;
   bool gram_is_known = false;  // XᵀDX does not have to be formed
+  index classes = 1;           // entries of a model's θ for each column of X
+
+  index order() const { return size / classes; }
 };
 
 namespace cost {
 
-/// One product with H, for one vector of each model: X is read once.
+/// One product with H, for one vector of each model: X is read once, for all classes.
 double product(const problem_shape& shape);
 
-/// XᵀDX from m rows, in single or in double precision.
+/// One XᵀDX from m rows, in single or in double precision.
 double gram(const problem_shape& shape, index m, bool single);
 
 /// Whether all rows' Gram matrix is formed by outer products.

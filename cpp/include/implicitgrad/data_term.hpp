@@ -2,6 +2,8 @@
 //
 //   Σ_c share Σ_i w_ic ℓ(r_iᵀ θ_c, y_ic),      r_i = [x_i 1],   Σ_i w_ic = 1,   share = 1 / folds.
 //
+// or, for the softmax loss, the same with a θ_c of `width` columns and a vector of margins a row.
+//
 // Model c = fold · targets + target: a fold is a column of weights (a row that is held out has
 // weight zero there), a target a column of Y. θ holds the θ_c one after another. H is block
 // diagonal, one block a model, and the models of a fold have the same block where ℓ'' is constant.
@@ -51,7 +53,10 @@ class DataTerm {
 
   index features() const { return features_; }
   bool intercept() const { return intercept_; }
-  index size() const { return features_ + (intercept_ ? 1 : 0); }  // of one model
+  /// Entries of θ for each column of [X 1]: the classes of softmax. Where they are several, a
+  /// constant added to all of a column's changes nothing.
+  index width() const { return width_; }
+  index size() const { return (features_ + (intercept_ ? 1 : 0)) * width_; }  // of one model
   index folds() const { return folds_; }
   index targets() const { return targets_; }
   index models() const { return folds_ * targets_; }
@@ -97,7 +102,7 @@ class DataTerm {
 
   /// A sketch of the mean over folds of D, which serves all models, or null where rows cannot be
   /// sampled.
-  virtual std::unique_ptr<row_sketch> sketch(const data_state& /*at*/, index /*rows*/,
+  virtual std::unique_ptr<HessianSketch> sketch(const data_state& /*at*/, index /*rows*/,
                                              std::uint64_t /*seed*/) const {
     return nullptr;
   }
@@ -106,8 +111,14 @@ class DataTerm {
   virtual std::vector<double> mean_squares(const data_state& /*at*/) const { return {}; }
   virtual bool rows_can_be_sampled() const { return false; }
 
+  /// For a width above one: of H on the entries of each column of [X 1], the average curvature in
+  /// the directions that sum to zero; fold after fold. Of the intercept only, but for `all`.
+  virtual std::vector<double> null_curvature(const data_state& /*at*/, bool /*all*/) const {
+    return {};
+  }
+
  protected:
-  index features_ = 0, folds_ = 1, targets_ = 1;
+  index features_ = 0, folds_ = 1, targets_ = 1, width_ = 1;
   bool intercept_ = false;
   int n_threads_ = 1;
 };
@@ -118,6 +129,13 @@ class DataTerm {
 std::shared_ptr<const DataTerm> make_row_term(std::shared_ptr<const Matrix> x,
                                               std::vector<double> y, std::vector<double> weights,
                                               std::string loss, bool intercept, int n_threads);
+
+/// The softmax loss: y holds labels 0 … classes − 1, and θ of a fold is W by rows, W (p + intercept)
+/// × classes.
+std::shared_ptr<const DataTerm> make_softmax_term(std::shared_ptr<const Matrix> x,
+                                                  std::vector<double> y, index classes,
+                                                  std::vector<double> weights, bool intercept,
+                                                  int n_threads);
 
 /// All that least squares needs to know of some rows: Σ_i w_i [r_i y_i]ᵀ[r_i y_i].
 struct gram_sums {

@@ -3,10 +3,15 @@
 //   f(θ, λ) = share Σ_c [ Σ_i w_ic ℓ(r_iᵀθ_c, y_ic) + ½ Σ_j (fixed + e^{λ_{group(j)}}) θ_cj² ],
 //
 // for one model or for several that share their rows and their strengths (data_term.hpp); the
-// intercept, the last entry of each θ_c, is never penalised. Linearised, it is
+// intercept, the last entry of each θ_c, is never penalised; where the data term has several entries
+// for each column of X (the classes of softmax), they share its strength. Linearised, it is
 //
 //   H = XᵀDX + diag(share · strength),     C = share · e^{λ_l} θ_cj  in row (c, j), column l =
 //   group(j).
+//
+// With several entries for a column, f does not change with a constant added to all of a column's if
+// the strength is zero: so it is for the intercept. These directions, N, are left out of solves: the
+// system is H + N diag(τ) Nᵀ, the τ within H's spectrum.
 #pragma once
 
 #include <cstdint>
@@ -49,6 +54,8 @@ class linear_model : public Objective, public std::enable_shared_from_this<linea
   const DataTerm& data() const { return *data_; }
   index n_theta() const override { return data_->size() * data_->models(); }
   index n_lam() const override { return penalty_.n_groups; }
+  /// The first entries of a model's θ, those that can be penalised.
+  index penalised() const { return data_->features() * data_->width(); }
 
   /// One fused pass over X, and O(n) for the loss; no pass at all where θ is that of the call
   /// before, which optimisers of λ often ask for. Throws where e^λ overflows or underflows.
@@ -92,8 +99,9 @@ class linear_model_linearization : public Linearization, public sampled_hessian 
   double fun() const override { return fun_; }
   const std::vector<double>& jac() const override { return jac_; }
   const Operator& hess() const override { return hess_; }
+  const Operator& system() const override { return degenerate() ? system_ : hess_; }
   problem_shape shape() const override { return model_->data_->shape(); }
-  std::unique_ptr<row_sketch> sketch(index rows, std::uint64_t seed) const override;
+  std::unique_ptr<HessianSketch> sketch(index rows, std::uint64_t seed) const override;
   std::vector<double> squares() const override { return model_->data_->mean_squares(*data_); }
   std::uint64_t curvature_id() const override { return data_->curvature_id; }
 
@@ -109,6 +117,12 @@ class linear_model_linearization : public Linearization, public sampled_hessian 
   /// out = Cᵀ q, for n_theta × k blocks. Cost: O((n_theta + n_lam) k).
   void cross_transpose(const_block q, block out) const;
 
+  /// Whether there are directions in which f is constant whatever the data.
+  bool degenerate() const;
+
+  /// Takes off what v has of them.
+  void project(block v) const;
+
   error_terms errors() const;
 
   /// What the terms that ∇f is the sum of amount to, entry by entry, from above: those of the data
@@ -121,8 +135,8 @@ class linear_model_linearization : public Linearization, public sampled_hessian 
   /// Bounds ‖C(v)ᵀu‖₂ / √(uᵀHu), C(v) being C with v in the place of θ.
   double reach(const double* v) const;
 
-  /// share (fixed + e^{λ_{group(j)}}), one a feature: H less that on its diagonal, the same for
-  /// each model, is positive semidefinite.
+  /// share (fixed + e^{λ_{group(j)}}), one a penalised entry: H less that on its diagonal, the same
+  /// for each model, is positive semidefinite.
   const std::vector<double>& strength() const override { return strength_; }
 
   /// ‖ |C|ᵀ|q| ‖₂: the size of the terms whose sum is Cᵀq, which sets its rounding error.
@@ -131,7 +145,8 @@ class linear_model_linearization : public Linearization, public sampled_hessian 
  private:
   class hessian : public Operator {
    public:
-    explicit hessian(const linear_model_linearization& at) : at_(at) {}
+    hessian(const linear_model_linearization& at, bool completed)
+        : at_(at), completed_(completed) {}
     index size() const override { return at_.model_->n_theta(); }
     void apply(const_block v, block out) const override;
     bool diagonal(double* out) const override;
@@ -146,21 +161,28 @@ class linear_model_linearization : public Linearization, public sampled_hessian 
 
    private:
     const linear_model_linearization& at_;
+    const bool completed_;  // N diag(τ) Nᵀ added
   };
+
+  /// body(first entry, τ) for each run of entries that such a direction adds a constant to.
+  template <class Body>
+  void for_null(Body&& body) const;
 
   /// body(entry of θ, feature, group) for every penalised entry.
   template <class Body>
   void for_penalised(Body&& body) const;
 
-  hessian hess_{*this};
+  hessian hess_{*this, false}, system_{*this, true};
   std::shared_ptr<const linear_model> model_;
   std::shared_ptr<const data_state> data_;
   double fun_ = 0.0;
   std::vector<double> theta_, jac_, jac_lam_;
-  std::vector<double> strength_;      // one a feature
+  std::vector<double> strength_;      // one a penalised entry of a model
   std::vector<double> rates_;         // share e^{λ_l}, one a group
   std::vector<double> cross_column_;  // share e^{λ_{group(j)}} θ_cj, one a penalised entry of θ
   double rate_ = 0.0;
+  mutable std::once_flag null_once_;
+  mutable std::vector<double> null_;  // τ, one a column of [X 1], fold after fold
 };
 
 }  // namespace implicitgrad

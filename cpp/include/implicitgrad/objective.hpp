@@ -15,6 +15,10 @@ class Linearization {
   virtual double fun() const = 0;
   virtual const std::vector<double>& jac() const = 0;
   virtual const Operator& hess() const = 0;
+  /// What solvers take in its place: H with something added on directions that f is constant in
+  /// whatever the data, so that a solve with a right-hand side that is orthogonal to them gives the
+  /// least solution. H itself where there are none.
+  virtual const Operator& system() const { return hess(); }
 };
 
 class Objective {

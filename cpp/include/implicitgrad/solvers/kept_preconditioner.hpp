@@ -13,6 +13,7 @@
 
 #include "implicitgrad/cost_model.hpp"
 #include "implicitgrad/operator.hpp"
+#include "implicitgrad/solvers/class_sketch.hpp"
 #include "implicitgrad/solvers/jacobi.hpp"
 #include "implicitgrad/solvers/report.hpp"
 #include "implicitgrad/solvers/row_sketch.hpp"
@@ -24,9 +25,10 @@ namespace implicitgrad {
 class sampled_hessian {
  public:
   virtual ~sampled_hessian() = default;
-  virtual const Operator& hess() const = 0;
+  virtual const Operator& system() const = 0;
   virtual problem_shape shape() const = 0;
-  virtual std::unique_ptr<row_sketch> sketch(index rows, std::uint64_t seed) const = 0;
+  virtual std::unique_ptr<HessianSketch> sketch(index rows, std::uint64_t seed) const = 0;
+  /// Of each penalised entry of a model's θ, the first ones.
   virtual const std::vector<double>& strength() const = 0;
   /// The diagonal of Xᵀ D X, the intercept's entry included. Cost: one read of X.
   virtual std::vector<double> squares() const = 0;
@@ -46,12 +48,12 @@ class kept_preconditioner {
                                bool lasting = false)
       : kind_(kind), seed_(seed), fixed_rows_(rows), lasting_(lasting) {}
 
-  /// CG on hess(), with the preconditioner at hand or a new one; restarts from x with a better one
+  /// CG on system(), with the preconditioner at hand or a new one; restarts from x with a better one
   /// where the iterations run out of proportion. As cg() in all else.
   solve_report solve(const sampled_hessian& at, const_block b, block x, bool warm,
                      const solve_options& options);
 
-  /// Has the preconditioner ready for a solve with hess() that is to gain `nats`, as solve() would;
+  /// Has the preconditioner ready for a solve with system() that is to gain `nats`, as solve() would;
   /// returns rows().
   index prepare(const sampled_hessian& at, double nats);
 
@@ -83,7 +85,7 @@ class kept_preconditioner {
   std::shared_ptr<const Operator> inverse_;  // in use
   std::vector<double> squares_;              // the diagonal of Xᵀ D X
   std::uint64_t squares_curvature_ = 0;
-  std::shared_ptr<const row_sketch> sketch_;
+  std::shared_ptr<const HessianSketch> sketch_;
   sketch_plan plan_;
   std::uint64_t curvature_ = 0;   // that the sketch was built with
   std::vector<double> strength_;  // that it was factored with

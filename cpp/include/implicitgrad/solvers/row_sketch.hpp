@@ -20,7 +20,23 @@
 
 namespace implicitgrad {
 
-class row_sketch : public Operator {
+/// A factored approximation of a Hessian whose data term has been sketched.
+class HessianSketch : public Operator {
+ public:
+  /// Adds the strengths to the sketched data term, and factors.
+  virtual void factor(const std::vector<double>& strength) = 0;
+  virtual std::unique_ptr<HessianSketch> copy() const = 0;
+
+  /// Estimates of H's extreme eigenvalues, which CG with a good preconditioner does not come to see;
+  /// ±∞ where nothing is known.
+  virtual double curvature_min() const = 0;
+  virtual double curvature_max() const = 0;
+
+  /// Whether all rows are in it.
+  virtual bool exact() const = 0;
+};
+
+class row_sketch : public HessianSketch {
  public:
   /// The sample's part of the Hessian [X 1]ᵀD[X 1]. Keeps a copy of the sampled weights and shares
   /// X. Cost: m p² flops in single precision where m ≥ p; nothing yet otherwise.
@@ -33,20 +49,22 @@ class row_sketch : public Operator {
   ///
   /// m² p flops in single precision and m³/3. Single precision is given up where the factor shows
   /// that it does not resolve the smallest eigenvalues.
-  void factor(const std::vector<double>& strength);
+  void factor(const std::vector<double>& strength) override;
+  std::unique_ptr<HessianSketch> copy() const override {
+    return std::make_unique<row_sketch>(*this);
+  }
 
   index size() const override { return size_; }
   /// Cost: 2 p² flops a column; in the dual 2 m², and two reads of the sampled rows.
   void apply(const_block v, block out) const override;
 
-  /// Estimates of H's extreme eigenvalues, which CG with a good preconditioner does not come to
-  /// see: those of the factored matrix by a few power and inverse iterations, drawn in by what the
+  /// Those of the factored matrix by a few power and inverse iterations, drawn in by what the
   /// sample may be off. In the dual the smallest strength, and no largest (−∞).
-  double curvature_min() const { return curvature_min_; }
-  double curvature_max() const { return curvature_max_; }
+  double curvature_min() const override { return curvature_min_; }
+  double curvature_max() const override { return curvature_max_; }
 
   index rows() const { return m_; }
-  bool exact() const { return m_ == n_; }
+  bool exact() const override { return m_ == n_; }
 
  private:
   void estimate_curvature();
