@@ -137,6 +137,14 @@ class Case:
             ref_g=self.reference("validation"),
         )
 
+    def nearest(self, best, theta):
+        """The minimum with as much as theta of what does not change f."""
+        best = np.array(best)
+        if self.loss == "Softmax" and self.fit_intercept:
+            last = slice(-self.classes, None)
+            best[last] += np.mean(theta[last] - best[last])
+        return best
+
     def solution(self):
         """theta*(lam) and the exact hypergradient there, from the oracle, in extended precision."""
         return _solution(self)

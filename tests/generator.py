@@ -1,6 +1,6 @@
 """Random problems, each from one integer seed: `draw`, and `draw_lanes` for CG's preconditioners."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -84,13 +84,15 @@ class Problem:
         how, options = self.strategy, dict(self.options)
         options["warn"] = False
         H = low.hess(theta)
+        if not np.isfinite(H).all():  # so far off that counts overflow
+            H = np.eye(len(theta))
         if "damping" in how:
             options["damping"] = how["damping"] * float(np.max(np.abs(H)))
         if "stop" in how:
             level = how["stop"]
             if how["absolute"]:
                 b = model(self.outer, Double).at(self.lam).gradient(theta)
-                options["stop"] = max(level * norm(b), 1e-300)
+                options["stop"] = max(np.nan_to_num(level * norm(b), posinf=0.0), 1e-300)
             else:
                 options["stop"] = lambda state: state.residual <= level
         if "step" in how:
@@ -240,11 +242,12 @@ SOURCES = {
 def draw(seed):
     """The problem of this seed."""
     # One stream for each aspect, so that a new choice in one leaves the others as they are.
-    data, where, asked, rank = (np.random.default_rng([seed, k]) for k in range(4))
+    data, where, asked, rank, other = (np.random.default_rng([seed, k]) for k in range(5))
     kind = _pick(data, {"linear": 95, "quadratic": 2, "indefinite": 2, "singular": 1})
     source = _pick(data, SOURCES) if kind == "linear" else "callables"
     if kind == "linear":
         inner, outer, lam, traits = _linear(data, source, rank)
+        inner, outer = _other_loss(other, source, inner, outer, traits)
     else:
         inner, outer, lam, traits = _quadratic(data, kind)
 
@@ -365,6 +368,61 @@ def _linear(rng, source, low):
     return inner, outer, lam, traits
 
 
+def _other_loss(rng, source, inner, outer, traits):
+    """In a part of the problems, the same rows with counts or with several classes."""
+    loss = _pick(rng, {"": 76, "Poisson": 12, "Softmax": 12})
+    small = source in ("values", "outer values")
+    if not loss or (loss == "Softmax" and small):
+        return inner, outer
+    sure = rng.random() < 0.25  # of its classes, or of counts that are nearly all zero
+    if loss == "Poisson":
+        # Rows that weigh directions which the inner ones hardly know of overflow.
+        like = inner.X[rng.integers(0, len(inner.y), len(outer.y))]
+        outer = replace(outer, X=like * (1 + 0.3 * rng.standard_normal(like.shape)))
+        rate = 1.0 if small else 10 ** (-2 if sure else rng.choice([0.0, rng.uniform(0, 5)]))
+        found = [replace(d, loss=loss, y=_counts(rng, d, rate)) for d in (inner, outer)]
+    else:
+        weighing = [_weighing(d) for d in (inner, outer)]
+        classes = min(int(rng.integers(2, 5)), *(w.sum() for w in weighing))
+        if classes < 2:
+            return inner, outer
+        # Where f is known by callables only, nobody says what does not change it.
+        free = inner.intercept and source == "native"
+        truth = rng.standard_normal((inner.X.shape[1], classes))
+        found = [
+            replace(d, loss=loss, y=y, classes=int(classes), intercept=free)
+            for d in (inner, outer)
+            for y in [_classes(rng, d, truth, 0.0 if sure else 0.5)]
+        ]
+    traits["loss"] = loss + (" saturated" if sure else "")
+    traits["outer"] = loss + (" penalised" if outer.penalty is not None else "")
+    return found
+
+
+def _weighing(data):
+    return np.ones(len(data.y), dtype=bool) if data.weights is None else data.weights > 0
+
+
+def _standard(z):
+    return z / np.where(np.std(z, axis=0) > 0, np.std(z, axis=0), 1.0)
+
+
+def _counts(rng, data, rate):
+    z = _standard(data.X @ rng.standard_normal(data.X.shape[1]))
+    y = rng.poisson(rate * np.exp(np.clip(z + 0.5 * rng.standard_normal(len(z)), -5, 5)))
+    y = y.astype(float)
+    y[np.flatnonzero(_weighing(data))[0]] += 1.0
+    return y
+
+
+def _classes(rng, data, truth, noise):
+    z = _standard(data.X @ truth)
+    y = np.argmax(z + noise * rng.standard_normal(z.shape), axis=1)
+    classes = truth.shape[1]
+    y[np.flatnonzero(_weighing(data))[:classes]] = np.arange(classes)  # each class counts
+    return y.astype(float)
+
+
 def _quadratic(rng, kind):
     p, k, n_val = int(rng.integers(2, 13)), int(rng.integers(1, 5)), int(rng.integers(2, 20))
     condition = 10 ** rng.uniform(0, 12 if kind == "quadratic" else 6)
@@ -389,8 +447,9 @@ LANES = ("auto", "jacobi", "sketch", "gram", "rows")
 
 def draw_lanes(seed):
     """A native problem for CG with each of the LANES: larger, with rows and columns of all kinds."""
-    data, where, asked = (np.random.default_rng([seed, 7, k]) for k in range(3))
+    data, where, asked, other = (np.random.default_rng([seed, 7, k]) for k in range(4))
     inner, outer, lam, traits = _linear_model(data)
+    inner, outer = _other_loss(other, "native", inner, outer, traits)
 
     placed = _pick(where, {"exact": 30, "off": 45, "trained": 15, "again": 10})
     exact = placed == "exact" or (placed == "again" and where.random() < 0.5)

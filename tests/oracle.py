@@ -86,6 +86,7 @@ class Data:
     penalty: object = None  # "all", "feature", labels, "none", or None for a plain loss
     fixed: float = 0.0
     intercept: bool = False
+    classes: int = 1  # of Softmax
 
     @property
     def labels(self):
@@ -97,7 +98,7 @@ class Data:
 
     @property
     def n_theta(self):
-        return self.X.shape[1] + self.intercept
+        return (self.X.shape[1] + self.intercept) * self.classes
 
     @property
     def n_lam(self):
@@ -105,12 +106,14 @@ class Data:
 
     def native(self):
         penalty = None if self.penalty is None else ig.L2(self.penalty, fixed=self.fixed)
+        given = {"n_classes": self.classes} if self.loss == "Softmax" else {}
         return getattr(ig, self.loss)(
             *(self.X, self.y),
             penalty=penalty,
             fit_intercept=self.intercept,
             sample_weight=self.weights,
             n_threads=1,
+            **given,
         )
 
 
@@ -124,9 +127,10 @@ class Model:
         self.kit, self.loss = kit, data.loss
         A = np.hstack([data.X, np.ones((n, 1))]) if data.intercept else data.X
         w = kit.array(np.ones(n) if data.weights is None else data.weights)
-        member = np.zeros((data.n_theta, data.n_lam))
+        q = p + data.intercept
+        member = np.zeros((q, data.n_lam))
         member[np.arange(p)[data.labels >= 0], data.labels[data.labels >= 0]] = 1
-        fixed = np.zeros(data.n_theta)
+        fixed = np.zeros(q)
         fixed[:p] = 0.0 if data.penalty is None else data.fixed
         self.A, self.y, self.w = kit.array(A), kit.array(data.y), w / w.sum()
         self.member, self.fixed = kit.array(member), kit.array(fixed)
@@ -150,11 +154,17 @@ class Model:
         new.member = self.member[::-1]
         return new
 
+    def margins(self, theta):
+        return self.A @ theta
+
     def _slopes(self, theta):
         """First and second derivative of each row's loss in its margin."""
         z = self.A @ theta
         if self.loss == "LeastSquares":
             return z - self.y, None
+        if self.loss == "Poisson":
+            mean = self.kit.exp(z)
+            return mean - self.y, mean
         m = self.y * z
         t = self.kit.exp(-abs(m))
         below = 1 / (1 + t)
@@ -162,8 +172,12 @@ class Model:
 
     def value(self, theta):
         z = self.A @ theta
-        squared = self.loss == "LeastSquares"
-        each = (z - self.y) ** 2 / 2 if squared else np.logaddexp(0, -self.y * z)
+        if self.loss == "LeastSquares":
+            each = (z - self.y) ** 2 / 2
+        elif self.loss == "Poisson":
+            each = np.exp(z) - self.y * z
+        else:
+            each = np.logaddexp(0, -self.y * z)
         return self.w @ each + self.strength @ (theta * theta) / 2
 
     def gradient(self, theta):
@@ -192,10 +206,13 @@ class Model:
     def direct(self, theta):
         return self.e * (self.member.T @ (theta * theta)) / 2 if self.n_lam else 0
 
+    def _root(self, theta):
+        """R with RᵀR = H but for the strengths."""
+        return np.sqrt(self.weights(theta))[:, None] * self.A
+
     def factor(self, theta):
         """Double precision only: r ↦ H⁻¹r, the column scales, and H's condition number."""
-        rows = np.sqrt(self.weights(theta))[:, None] * self.A
-        rows = np.vstack([rows, np.diag(np.sqrt(self.strength))])
+        rows = np.vstack([self._root(theta), np.diag(np.sqrt(self.strength))])
         scale = np.sqrt(np.einsum("ij,ij->j", rows, rows))
         if not (scale > 0).all():
             raise np.linalg.LinAlgError("a column of zeros")
@@ -212,6 +229,69 @@ class Model:
             return [float((s[0] / s[-1]) ** 2) if s[-1] > 0 else np.inf for s in of]
 
         return SimpleNamespace(solve=solve, scale=scale, conditions=conditions)
+
+
+class Softmax(Model):
+    """(1/n) Σ s_i (log Σ_c exp z_ic − z_{i,y_i}), θ = W by rows. `hess` and `factor` are of H plus
+    something on the directions that do not change f, to which all gradients are orthogonal."""
+
+    def __init__(self, data, kit):
+        super().__init__(data, kit)
+        self.K = data.classes
+        self.label = np.asarray(data.y).astype(int)
+        self.member = np.repeat(self.member, self.K, axis=0)
+        self.fixed = np.repeat(self.fixed, self.K)
+
+    def flipped(self):
+        new = super().flipped()
+        new.label = self.K - 1 - self.label[::-1]
+        return new
+
+    def margins(self, theta):
+        return self.A @ theta.reshape(-1, self.K)
+
+    def weights(self, theta):
+        z = self.margins(theta)
+        e = self.kit.exp(z - z.max(axis=1)[:, None])
+        return e / e.sum(axis=1)[:, None]
+
+    def value(self, theta):
+        z = self.margins(theta)
+        z = z - z[np.arange(len(z)), self.label][:, None]
+        return self.w @ np.logaddexp.reduce(z, axis=1) + self.strength @ (theta * theta) / 2
+
+    def gradient(self, theta):
+        slope = self.weights(theta)
+        rows = np.arange(len(slope))
+        slope[rows, self.label] = 0
+        slope[rows, self.label] = -slope.sum(axis=1)
+        return (self.A.T @ (self.w[:, None] * slope)).ravel() + self.strength * theta
+
+    def product(self, theta, v, weights=None):
+        p = self.weights(theta) if weights is None else weights
+        z = self.margins(v)
+        z = z - z[np.arange(len(z)), p.argmax(axis=1)][:, None]
+        z = p * (z - (p * z).sum(axis=1)[:, None])
+        return (self.A.T @ (self.w[:, None] * z)).ravel() + self.strength * v
+
+    def _root(self, theta):
+        # diag(p) − ppᵀ = MᵀM with M = (I − √p √pᵀ) diag(√p), and 1 − p_a is the sum of the others.
+        p, eye = self.weights(theta), np.eye(self.K)
+        root = np.sqrt(p)
+        rest = p @ (1 - eye)
+        M = -root[:, :, None] * root[:, None, :] * (1 - eye) + rest[:, :, None] * eye
+        M = np.sqrt(self.w)[:, None, None] * M * root[:, None, :]
+        rows = self.A[:, None, :, None] * M[:, :, None, :]
+        free = np.flatnonzero(self.strength.reshape(-1, self.K)[:, 0] == 0)
+        null = np.zeros((len(free), self.A.shape[1], self.K))
+        for k, j in enumerate(free):
+            null[k, j] = np.sqrt((rows[:, :, j] ** 2).sum() / (self.K - 1) / self.K)
+        size = self.A.shape[1] * self.K
+        return np.vstack([rows.reshape(-1, size), null.reshape(-1, size)])
+
+    def hess(self, theta):
+        root = self._root(theta)
+        return root.T @ root + np.diag(self.strength)
 
 
 class Quadratic:
@@ -290,7 +370,9 @@ class QuadraticData:
 
 
 def model(data, kit):
-    return (Quadratic if isinstance(data, QuadraticData) else Model)(data, kit)
+    if isinstance(data, QuadraticData):
+        return Quadratic(data, kit)
+    return (Softmax if data.loss == "Softmax" else Model)(data, kit)
 
 
 # --- The oracle --------------------------------------------------------------------------------
@@ -321,7 +403,7 @@ class Oracle:
             self.factor = low.factor(theta)
             r = low.gradient(theta)
             s = self.factor.solve(r)
-            if np.max(np.abs(low.A @ s)) < 0.1:
+            if np.max(np.abs(low.margins(s))) < 0.1:
                 break
             t, value = 1.0, low.value(theta)
             while not low.value(theta - t * s) <= value - t * (r @ s) / 4:
@@ -335,7 +417,7 @@ class Oracle:
         for _ in range(8):  # full steps, with a new factor each time while they are large
             s = self.factor.solve(self.f.gradient(theta))
             theta = theta - s
-            if np.max(np.abs(low.A @ s)) < 1e-9:
+            if np.max(np.abs(low.margins(double(s)))) < 1e-9:
                 break
             self.factor = low.factor(double(theta))
         return theta

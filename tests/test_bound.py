@@ -66,6 +66,12 @@ def around(best, offsets=OFFSETS, seed=0):
     return [best + offset * rng.standard_normal(best.size) for offset in offsets]
 
 
+def near_only(case):
+    """Without an intercept the penalty proves a curvature; else a factor of H must, near θ⋆. And
+    counts have a curvature that is bounded near a point only."""
+    return case.fit_intercept or case.loss == "Poisson"
+
+
 @pytest.mark.parametrize("case", HYPER, ids=str)
 def test_never_below_the_true_error(case):
     pb, (best, exact) = case.problem(n_threads=1), case.solution()
@@ -73,14 +79,13 @@ def test_never_below_the_true_error(case):
     thetas = around(best, OFFSETS if case.p < 40 else OFFSETS[::3], case.seed)
     finite, broken = violations(pb.f, pb.g, thetas, pb.lam, exact)
     assert broken == []
-    # Without an intercept the penalty proves a curvature; else a factor of H must, near θ⋆.
-    assert finite > (0.4 if case.fit_intercept else 0.9) * 2 * len(thetas) * len(WAYS)
+    assert finite > (0.4 if near_only(case) else 0.9) * 2 * len(thetas) * len(WAYS)
 
 
 @pytest.mark.parametrize("case", HYPER, ids=str)
 def test_finite_where_curvature_can_be_proven(case):
     pb, (best, _) = case.problem(n_threads=1), case.solution()
-    for theta in around(best, [0.0, 1e-9] if case.fit_intercept else [0.0, 1e-9, 1e-3, 1.0, 1e3]):
+    for theta in around(best, [0.0, 1e-9] if near_only(case) else [0.0, 1e-9, 1e-3, 1.0, 1e3]):
         for way in ("cholesky", "cg", "nystrom", "minres"):
             assert np.isfinite(solve(pb.f, pb.g, theta, pb.lam, way, polish=False).error_bound)
 

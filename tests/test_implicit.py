@@ -198,7 +198,11 @@ def gradient_steps(ref, lam, steps):
     theta = np.zeros(ref.n_theta)
     step = 1 / np.linalg.eigvalsh(ref.hess(theta, lam).astype(float))[-1]
     for _ in range(steps):
-        theta = theta - step * ref.jac(theta, lam).astype(float)
+        slope = ref.jac(theta, lam).astype(float)
+        with np.errstate(over="ignore"):  # the curvature of counts grows along the way
+            while not ref.fun(theta - step * slope, lam) <= ref.fun(theta, lam):
+                step /= 2
+        theta = theta - step * slope
     return theta
 
 
@@ -258,6 +262,7 @@ def test_polish_repairs_theta(case, size, method, rng):
     assert np.array_equal(theta, before)
     as_given = reference.hypergradient(pb.ref_f, pb.ref_g, theta, pb.lam)[0]
     if relative_error(as_given, exact) > 1e-6:
+        best = case.nearest(best, theta)
         assert relative_error(res.theta, best) < relative_error(theta, best) / 10
 
 

@@ -104,7 +104,7 @@ class row_term : public WeightedRows {
       return here;
     }
     // Within the radius no ℓ'' grows by more than a factor of e^further.
-    constexpr double further = 0.125;
+    constexpr double further = 0.5;
     const index n = rows();
     for (index f = 0; f < folds_; ++f) {
       double square = 0.0, cube = 0.0;

@@ -61,6 +61,32 @@ TEST_CASE("the logistic loss's derivatives match differences") {
     for (const double y : {-1.0, 1.0}) check_differences<logistic_loss>(z, y);
 }
 
+TEST_CASE("the Poisson loss, relative to each of its terms") {
+  for (const double z : {-745.0, -30.0, -1.0, -1e-12, 0.0, 0.3, 5.5, 37.5, 700.0})
+    for (const double y : {0.0, 0.5, 1.0, 7.0, 1e6}) {
+      CAPTURE(z);
+      CAPTURE(y);
+      const margin_terms t = poisson_loss::at(z, y);
+      const long double mean = std::exp(static_cast<long double>(z));
+      CHECK(relative_error(t.second, mean) <= 4 * DBL_EPSILON);
+      CHECK(std::abs(t.first - (mean - y)) <= 4 * DBL_EPSILON * (mean + y) + DBL_MIN);
+      CHECK(std::abs(t.value - (mean - y * z)) <= 4 * DBL_EPSILON * (mean + y * std::abs(z)) + DBL_MIN);
+    }
+  for (const double z : {-3.0, 0.0, 0.7, 4.0}) check_differences<poisson_loss>(z, 2.0);
+  CHECK(growth_of<poisson_loss>() == 1.0);
+  CHECK(growth_of<logistic_loss>() == 0.0);
+}
+
+TEST_CASE("what overflows is infinite, never NaN, as long as z is not") {
+  for (const double y : {0.0, 3.0, 1e300}) {
+    const margin_terms t = poisson_loss::at(800.0, y);
+    CHECK(t.value == inf);
+    CHECK(t.first == inf);
+    CHECK(t.second == inf);
+  }
+  CHECK(poisson_loss::at(-800.0, 0.0).value == 0.0);
+}
+
 TEST_CASE("saturation gives limits, not NaN") {
   for (const double z : {800.0, 1e300, inf}) {
     const margin_terms right = logistic_loss::at(z, 1.0), wrong = logistic_loss::at(z, -1.0);
@@ -89,6 +115,7 @@ TEST_CASE("NaN comes out as NaN") {
 TEST_CASE("losses by name") {
   CHECK(visit_loss("squared", [](auto loss) { return loss.at(3.0, 1.0).value; }) == 2.0);
   CHECK(visit_loss("logistic", [](auto loss) { return loss.at(0.0, 1.0).second; }) == 0.25);
+  CHECK(visit_loss("poisson", [](auto loss) { return loss.at(0.0, 1.0).second; }) == 1.0);
   CHECK_THROWS_AS(visit_loss("hinge", [](auto) {}), std::invalid_argument);
 }
 

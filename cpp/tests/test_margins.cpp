@@ -14,15 +14,16 @@ struct rows {
 };
 
 struct outcome {
-  double value;
+  double value, slopes;
   std::vector<double> first, second;
 };
 
 outcome evaluate(const char* loss, const rows& r, bool weighted = true, double even = 0.5) {
-  outcome out{0.0, r.z, std::vector<double>(r.z.size())};
-  out.value =
+  outcome out{0.0, 0.0, r.z, std::vector<double>(r.z.size())};
+  const auto [value, slopes] =
       kernels::evaluate_margins(loss)(r.size(), out.first.data(), r.y.data(),
                                       weighted ? r.c.data() : nullptr, even, out.second.data());
+  out.value = value, out.slopes = slopes;
   return out;
 }
 
@@ -84,7 +85,7 @@ TEST_CASE("the value of one row is good to its last places") {
     for (int i = 0; i < 20000; ++i) {
       const double at = spread * random.symmetric(), y = i % 2 ? -1.0 : 1.0;
       double z = at, second;
-      const double value = logistic(1, &z, &y, nullptr, 1.0, &second);
+      const double value = logistic(1, &z, &y, nullptr, 1.0, &second).value;
       worst = std::max(worst, ulps(value, exact_logistic(at, y).value));
     }
     CAPTURE(spread);
@@ -106,8 +107,23 @@ TEST_CASE("the squared loss") {
   CHECK(sum.worst() <= 1.0);
 }
 
+TEST_CASE("sums of squares of what slopes are rounded to") {
+  for (const char* loss : {"logistic", "squared", "poisson"}) {
+    const rows r = random_rows(101, 3.0, 4);
+    const outcome got = evaluate(loss, r);
+    long double sum = 0.0L;
+    for (index i = 0; i < r.size(); ++i) {
+      const long double first = std::abs(got.first[i]) / r.c[i];
+      // e^z − y has two terms, of which rounding sees the larger.
+      const long double size = first + (loss[0] == 'p' ? got.second[i] / r.c[i] : 0.0L);
+      sum += r.c[i] * size * size;
+    }
+    CHECK(got.slopes == doctest::Approx(static_cast<double>(sum)).epsilon(1e-13));
+  }
+}
+
 TEST_CASE("a row gives the same bits in any run") {
-  for (const char* loss : {"logistic", "squared"}) {
+  for (const char* loss : {"logistic", "squared", "poisson"}) {
     const rows all = random_rows(64, 30.0, 6);
     const outcome want = evaluate(loss, all);
     for (index count = 0; count <= 20; ++count)
@@ -123,15 +139,16 @@ TEST_CASE("a row gives the same bits in any run") {
 }
 
 TEST_CASE("a run of any length ends where it should") {
-  for (const char* loss : {"logistic", "squared"})
+  for (const char* loss : {"logistic", "squared", "poisson"})
     for (index count = 0; count <= 33; ++count) {
       rows r = random_rows(count, 5.0, 8);
       rows longer = r;
       std::vector<double> second(r.z.size() + 16, 7.0);
       for (std::vector<double>* v : {&longer.z, &longer.y, &longer.c}) v->insert(v->end(), 16, 7.0);
-      const double value = kernels::evaluate_margins(loss)(count, longer.z.data(), longer.y.data(),
-                                                           longer.c.data(), 0.0, second.data());
+      const auto [value, slopes] = kernels::evaluate_margins(loss)(
+          count, longer.z.data(), longer.y.data(), longer.c.data(), 0.0, second.data());
       CHECK(value == evaluate(loss, r).value);
+      CHECK(slopes == evaluate(loss, r).slopes);
       CHECK(
           std::all_of(longer.z.begin() + count, longer.z.end(), [](double v) { return v == 7.0; }));
       CHECK(std::all_of(second.begin() + count, second.end(), [](double v) { return v == 7.0; }));
@@ -140,7 +157,7 @@ TEST_CASE("a run of any length ends where it should") {
 }
 
 TEST_CASE("even weights are weights that are all the same") {
-  for (const char* loss : {"logistic", "squared"}) {
+  for (const char* loss : {"logistic", "squared", "poisson"}) {
     rows r = random_rows(37, 5.0, 9);
     std::fill(r.c.begin(), r.c.end(), 0.3);
     const outcome want = evaluate(loss, r), got = evaluate(loss, r, false, 0.3);
