@@ -376,9 +376,9 @@ def _other_loss(rng, source, inner, outer, traits):
         return inner, outer
     sure = rng.random() < 0.25  # of its classes, or of counts that are nearly all zero
     if loss == "Poisson":
-        # Rows that weigh directions which the inner ones hardly know of overflow.
-        like = inner.X[rng.integers(0, len(inner.y), len(outer.y))]
-        outer = replace(outer, X=like * (1 + 0.3 * rng.standard_normal(like.shape)))
+        # Rows that weigh directions which the inner ones hardly know of would overflow.
+        between = inner.X[rng.integers(0, len(inner.y), (2, len(outer.y)))].mean(axis=0)
+        outer = replace(outer, X=between)
         rate = 1.0 if small else 10 ** (-2 if sure else rng.choice([0.0, rng.uniform(0, 5)]))
         found = [replace(d, loss=loss, y=_counts(rng, d, rate)) for d in (inner, outer)]
     else:

@@ -143,6 +143,8 @@ def test_oracle_agrees_with_the_naive_one():
         problem = generator.draw(seed)
         if problem.kind != "linear" or not problem.inner.n_lam:
             continue
+        if problem.inner.loss == "Softmax":
+            continue
         if problem.traits["ill by"] in generator.DEGENERATE:  # the other is not made for those
             continue
         oracle = exactly.Oracle(problem)

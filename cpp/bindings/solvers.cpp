@@ -202,6 +202,11 @@ void register_solvers(py::module_& m) {
                                py::gil_scoped_release release;
                                return kept.rows();
                              })
+      .def_property_readonly("strong",
+                             [](const kept_preconditioner& kept) {
+                               py::gil_scoped_release release;
+                               return kept.strong();
+                             })
       .def("apply",
            [](const kept_preconditioner& kept, const block_array& v) {
              const const_block in = as_block(v, v.shape(0), "v");

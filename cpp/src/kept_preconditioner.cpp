@@ -44,6 +44,11 @@ index kept_preconditioner::rows() const {
   return sketch_ ? plan_.rows : 0;
 }
 
+bool kept_preconditioner::strong() const {
+  const std::lock_guard lock(mutex_);
+  return sketch_ && plan_.rows > 0 && sketch_->complete();
+}
+
 kept_preconditioner::choice kept_preconditioner::jacobi(const sampled_hessian& at, double nats) {
   const bool fresh = squares_curvature_ == at.curvature_id();
   if (squares_.empty() || (worn_ && !fresh)) {

@@ -47,7 +47,7 @@ class CG:
     @property
     def strong(self) -> bool:
         """Whether a sketch of the data is the preconditioner, so that each iteration gains much."""
-        return self._kept is not None and self._kept.rows > 0
+        return self._kept is not None and self._kept.strong
 
     @property
     def ahead(self) -> float:

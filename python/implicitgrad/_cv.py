@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import _arrays, _core
-from .objectives import LeastSquares, LinearModel, Logistic, effective_rows
+from .objectives import LeastSquares, LinearModel, Softmax, effective_rows
 from .penalties import L2
 
 # Least squares is held as Gram matrices where those, with the factors that are made of them, stay
@@ -46,16 +46,16 @@ def cross_validated(
     Parameters
     ----------
     objective : type
-        `LeastSquares`, `Logistic` or `Poisson`.
+        `LeastSquares`, `Logistic`, `Poisson` or `Softmax`, of which y then shows the classes.
     X, y, penalty, fit_intercept, sample_weight, n_threads
         As for the objective. X is borrowed where it need not be copied, and read once for all folds;
         for `LeastSquares` that is not much wider than long it is read once in all: the folds are then
         held as Gram matrices, each the total minus that of the fold's own rows. Values of f and g are
         then known to ε times the mean of y² (less its mean, with an intercept).
     cv : int, splitter or iterable, default 5
-        As in scikit-learn: a number of folds (stratified by class for `Logistic`), an object with
-        ``split(X, y, groups)``, or an iterable of pairs (training rows, validation rows). A row that
-        is named k times counts k times. All but the iterable need scikit-learn.
+        As in scikit-learn: a number of folds (stratified by class for `Logistic` and `Softmax`), an
+        object with ``split(X, y, groups)``, or an iterable of pairs (training rows, validation rows).
+        A row that is named k times counts k times. All but the iterable need scikit-learn.
     groups : array, shape (n,), optional
         Passed to the splitter.
 
@@ -67,8 +67,8 @@ def cross_validated(
     Raises
     ------
     ValueError, TypeError
-        Naming the argument; `cv` where a fold is empty, holds rows that X has not, or trains on one
-        class only.
+        Naming the argument; `cv` where a fold is empty, holds rows that X has not, or trains on
+        targets that leave θ undefined, as of one class only.
     ImportError
         Where `cv` needs scikit-learn and that is not installed.
 
@@ -113,7 +113,7 @@ class Folds:
     ):
         if not (isinstance(objective, type) and issubclass(objective, LinearModel)):
             raise TypeError(
-                "objective must be LeastSquares, Logistic or Poisson, the class itself, "
+                "objective must be LeastSquares, Logistic, Poisson or Softmax, the class itself, "
                 f"found {objective!r}"
             )
         self.objective = objective
@@ -126,7 +126,8 @@ class Folds:
             _arrays.check_finite(np.asarray(self.X), "X")
         weights = _arrays.weights(sample_weight, n)
         self.weights = weights if weights.size else np.ones(n)
-        self.splits = list(_splits(cv, self.X, self.y, groups, issubclass(objective, Logistic)))
+        self.classes = _arrays.n_classes(y, None) if issubclass(objective, Softmax) else 1
+        self.splits = list(_splits(cv, self.X, self.y, groups, objective._stratified))
         if not self.splits:
             raise ValueError("cv gives no folds")
         self.counts = [
@@ -151,7 +152,7 @@ class Folds:
                 if not (count * self.weights > 0).any():
                     raise ValueError(f"sample_weight is zero on all {what} rows of fold {k} of cv")
             targets = self.y[train * self.weights > 0]
-            wrong = self.objective._untrainable(targets, self.fit_intercept, 1)
+            wrong = self.objective._untrainable(targets, self.fit_intercept, self.classes)
             if wrong:
                 raise ValueError(f"y {wrong} in the training rows of fold {k} of cv")
 
@@ -188,6 +189,7 @@ class Folds:
             loss=self.objective._loss,
             intercept=self.fit_intercept,
             n_threads=self.n_threads,
+            classes=self.classes,
             **penalty,
         )
 
@@ -261,6 +263,7 @@ class FoldedModel(LinearModel):
         self.n_targets = 1 if self.y.ndim == 1 else self.y.shape[1]
         self._loss, self._name = folds.objective._loss, folds.objective.__name__
         self._several = self.y.ndim == 2
+        self._classes = folds.classes
         fixed = penalty.fixed if penalty else 0.0
         self._core = folds.core(part, target, fixed=fixed, n_groups=n_groups, group=group)
         self.n_theta, self.n_lam = self._core.n_theta, self._core.n_lam
@@ -271,12 +274,13 @@ class FoldedModel(LinearModel):
         self._memory = threading.local()
 
     def unravel(self, theta: Any) -> np.ndarray:
-        """θ as a view of shape (n_folds, p [+ 1]), or (n_folds, n_targets, p [+ 1]) where y has
-        columns: the intercept is the last entry of a model."""
+        """θ as a view of shape (n_folds, p [+ 1]), (n_folds, n_targets, p [+ 1]) where y has columns,
+        or (n_folds, p [+ 1], K) for `Softmax`: the intercept is the last of p + 1."""
         theta = _arrays.vector(theta, self.n_theta, "theta", type(self).__name__)
         width = self.X.shape[1] + self.fit_intercept
-        shape = (self.n_folds, self.n_targets, width) if self._several else (self.n_folds, width)
-        return theta.reshape(shape)
+        targets = (self.n_targets,) if self._several else ()
+        classes = (self._classes,) if self._classes > 1 else ()
+        return theta.reshape(self.n_folds, *targets, width, *classes)
 
     def values(self, theta: Any) -> np.ndarray:
         """The mean loss in each fold, without the penalty: shape (n_folds,), or (n_folds,

@@ -24,6 +24,7 @@ class LinearModel:
 
     _loss: str
     _classes = 1  # entries of θ for each column of X
+    _stratified = False  # whether y holds classes, which folds share out evenly
 
     def __init__(
         self,
@@ -270,6 +271,7 @@ class Logistic(LinearModel):
     """
 
     _loss = "logistic"
+    _stratified = True
     _targets = staticmethod(_arrays.labels)
 
     @staticmethod
@@ -311,6 +313,7 @@ class Softmax(LinearModel):
     """
 
     _loss = "softmax"
+    _stratified = True
 
     _targets = staticmethod(_arrays.class_labels)
 

@@ -85,6 +85,7 @@ class class_sketch : public HessianSketch {
   double curvature_min() const override;
   double curvature_max() const override;
   bool exact() const override { return blocks_.front().exact(); }
+  bool complete() const override { return false; }
 
  private:
   index classes() const { return static_cast<index>(blocks_.size()); }

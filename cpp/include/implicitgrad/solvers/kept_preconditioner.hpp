@@ -63,6 +63,9 @@ class kept_preconditioner {
   /// Rows of the sketch in use; 0 for Jacobi.
   index rows() const;
 
+  /// Whether that is one whose quality grows with its rows alone.
+  bool strong() const;
+
  private:
   struct choice {
     std::shared_ptr<const Operator> inverse;

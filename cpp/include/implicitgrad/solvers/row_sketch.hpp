@@ -34,6 +34,9 @@ class HessianSketch : public Operator {
 
   /// Whether all rows are in it.
   virtual bool exact() const = 0;
+
+  /// Whether it is then H itself.
+  virtual bool complete() const { return true; }
 };
 
 class row_sketch : public HessianSketch {
