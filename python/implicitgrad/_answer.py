@@ -100,7 +100,7 @@ class Answer:
             text += f" The system solved was (H + damping I) q = b with damping = {self.damping:g}."
         return self.point.result(
             value,
-            self.q,
+            self.point.least(self.q),
             message=text,
             theta=self.point.theta.copy(),  # not the caller's own array
             error=error,

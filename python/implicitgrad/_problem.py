@@ -101,13 +101,18 @@ class Point:
             if direct is not None and np.size(direct):
                 direct = _shaped(direct, lam.size, "jac_lam of g")
                 self.direct_norm = norm(direct)
-        if isinstance(F, NativeLinearization) and F._core.degenerate:
-            # Where f is constant θ does not move, so that q is the least solution.
-            self.b = F._core.project(self.b)
-            self.b_norm = norm(self.b)
+        least = self.least(self.b)
+        if least is not self.b:
+            self.b, self.b_norm = least, norm(least)
         if direct is None or np.size(direct) == 0:
             direct, self.direct_norm = np.zeros(lam.size), 0.0
         self.direct = direct
+
+    def least(self, v: np.ndarray) -> np.ndarray:
+        """v, less what it has of directions in which f is constant whatever the data: θ does not move
+        there, so that q is the least solution of H q = b, and b is all of ∇θg that matters."""
+        known = isinstance(self.F, NativeLinearization) and self.F._core.degenerate
+        return self.F._core.project(v) if known else v
 
     def value(self, q: np.ndarray) -> np.ndarray:
         """dg/dλ = ∂g/∂λ − Cᵀq."""

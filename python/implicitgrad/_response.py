@@ -140,7 +140,7 @@ class ResponsePoint(Point):
         self.direct, self.u = np.zeros_like(b), u
 
     def value(self, q: np.ndarray) -> np.ndarray:
-        return q
+        return self.least(q)
 
     def rounding_level(self, q: np.ndarray) -> float:
         return _EPS * norm(q)
