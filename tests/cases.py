@@ -204,7 +204,9 @@ CASES = [
     Case("logistic-coo-f32-all", LOG, 70, 8, "all", dtype="float32", sparse="coo"),
     Case("logistic-penalised-outer", LOG, 50, 8, "groups", penalised_outer=True),
     Case("poisson-feature-61x9", POI, 61, 9),
-    Case("poisson-groups-weights-intercept", POI, 53, 7, "groups", weights=True, fit_intercept=True),
+    Case(
+        "poisson-groups-weights-intercept", POI, 53, 7, "groups", weights=True, fit_intercept=True
+    ),
     Case("poisson-f32-f-31x7-fixed", POI, 31, 7, "all", 0.1, dtype="float32", order="F"),
     Case("poisson-wide-12x33", POI, 12, 33, fixed=0.01, fit_intercept=True),
     Case("poisson-csr-80x12", POI, 80, 12, fit_intercept=True, penalised_outer=True, sparse="csr"),

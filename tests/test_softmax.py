@@ -177,7 +177,9 @@ def test_folds_are_models_that_share_their_strengths():
         assert g.values(theta)[k] == pytest.approx(other.fun(alone), rel=1e-9)
         grads.append(ig.implicit_grad(one, other, alone, lam).grad)
     np.testing.assert_allclose(res.grad, np.mean(grads, axis=0), rtol=1e-9, atol=1e-12)
-    with pytest.raises(ValueError, match=r"y has no label 2.* in the training rows of fold 0 of cv"):
+    with pytest.raises(
+        ValueError, match=r"y has no label 2.* in the training rows of fold 0 of cv"
+    ):
         ig.cross_validated(ig.Softmax, X, y, cv=[(y < 2, y == 2)], **given)
 
 

@@ -128,8 +128,8 @@ void register_models(py::module_& m) {
   py::class_<linear_model, Objective, std::shared_ptr<linear_model>>(m, "LinearModel")
       .def(py::init([to_penalty](std::shared_ptr<Matrix> x, const block_array& y,
                                  const block_array& weights, std::string loss, double fixed,
-                                 index n_groups, const labels& group, bool intercept,
-                                 int n_threads, index classes) {
+                                 index n_groups, const labels& group, bool intercept, int n_threads,
+                                 index classes) {
              penalty pen = to_penalty(fixed, n_groups, group);
              if (loss == "softmax")
                return std::make_shared<linear_model>(
@@ -170,11 +170,11 @@ void register_models(py::module_& m) {
                                return std::shared_ptr<Operator>(at,
                                                                 const_cast<Operator*>(&at->hess()));
                              })
-      .def_property_readonly(
-          "system",
-          [](const std::shared_ptr<linearization>& at) {
-            return std::shared_ptr<Operator>(at, const_cast<Operator*>(&at->system()));
-          })
+      .def_property_readonly("system",
+                             [](const std::shared_ptr<linearization>& at) {
+                               return std::shared_ptr<Operator>(
+                                   at, const_cast<Operator*>(&at->system()));
+                             })
       .def_property_readonly("degenerate", &linearization::degenerate)
       .def("project",
            [](const linearization& at, const block_array& v) {
@@ -201,8 +201,9 @@ void register_models(py::module_& m) {
                py::gil_scoped_release release;
                return at.errors();
              }();
-             return py::make_tuple(e.hess, e.third, e.radius, e.least, e.most, e.cross, e.rate, e.reach,
-                                   e.gradient_rounding, e.product_rounding, e.gradient_terms);
+             return py::make_tuple(e.hess, e.third, e.radius, e.least, e.most, e.cross, e.rate,
+                                   e.reach, e.gradient_rounding, e.product_rounding,
+                                   e.gradient_terms);
            })
       .def("gradient_terms",
            [](const linearization& at, bool by_row) {

@@ -107,8 +107,8 @@ double direct(const problem_shape& shape) {
   if (shape.size > largest_order) return HUGE_VAL;
   // Where the Gram matrices are at hand, training has left a factor behind.
   if (shape.gram_is_known) return 3.0 * cost::product(shape);
-  const auto pairs = static_cast<double>(
-      shape.classes > 1 ? shape.classes * (shape.classes - 1) / 2 : index{1});
+  const auto pairs =
+      static_cast<double>(shape.classes > 1 ? shape.classes * (shape.classes - 1) / 2 : index{1});
   return static_cast<double>(shape.folds) *
              (pairs * cost::gram(shape, shape.rows, false) + cost::factor(shape.size)) +
          3.0 * cost::product(shape);

@@ -199,8 +199,7 @@ void linear_model_linearization::for_null(Body&& body) const {
   const DataTerm& data = *model_->data_;
   const index width = data.width(), columns = data.size() / width, p = data.features();
   std::call_once(null_once_, [&] {
-    null_ = data.null_curvature(*data_,
-                                std::count(strength_.begin(), strength_.end(), 0.0) > 0);
+    null_ = data.null_curvature(*data_, std::count(strength_.begin(), strength_.end(), 0.0) > 0);
   });
   for (index f = 0; f < data.folds(); ++f)
     for (index j = 0; j < columns; ++j)

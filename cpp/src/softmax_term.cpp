@@ -103,8 +103,9 @@ class softmax_term : public WeightedRows {
     transpose(sum.data(), 1, out);
   }
 
-  /// The blocks of two different classes are −Xᵀ diag(w p_a p_b) X, and those of a class the negative
-  /// sum of its others, so that nothing cancels. Cost: K (K − 1) / 2 Gram matrices of order p.
+  /// The blocks of two different classes are −Xᵀ diag(w p_a p_b) X, and those of a class the
+  /// negative sum of its others, so that nothing cancels. Cost: K (K − 1) / 2 Gram matrices of
+  /// order p.
   void dense(const data_state& at, double* out) const override {
     const index n = rows(), q = order(), all = size();
     const std::vector<double> ones(static_cast<std::size_t>(q), 1.0);
@@ -150,8 +151,8 @@ class softmax_term : public WeightedRows {
       const std::vector<double>& norms = column_norms();
       for (index c = 0; c < columns; ++c)
         for (index j = 0; j < q; ++j)
-          terms[c * q + j] =
-              std::sqrt(share()) * at.slopes[static_cast<std::size_t>(c)] * norms[c / width_ * q + j];
+          terms[c * q + j] = std::sqrt(share()) * at.slopes[static_cast<std::size_t>(c)] *
+                             norms[c / width_ * q + j];
     } else {
       std::vector<double> square(static_cast<std::size_t>(n * columns)), p(square.size());
       const std::vector<double> w = by_columns(theta, 1);

@@ -70,7 +70,8 @@ TEST_CASE("the Poisson loss, relative to each of its terms") {
       const long double mean = std::exp(static_cast<long double>(z));
       CHECK(relative_error(t.second, mean) <= 4 * DBL_EPSILON);
       CHECK(std::abs(t.first - (mean - y)) <= 4 * DBL_EPSILON * (mean + y) + DBL_MIN);
-      CHECK(std::abs(t.value - (mean - y * z)) <= 4 * DBL_EPSILON * (mean + y * std::abs(z)) + DBL_MIN);
+      CHECK(std::abs(t.value - (mean - y * z)) <=
+            4 * DBL_EPSILON * (mean + y * std::abs(z)) + DBL_MIN);
     }
   for (const double z : {-3.0, 0.0, 0.7, 4.0}) check_differences<poisson_loss>(z, 2.0);
   CHECK(growth_of<poisson_loss>() == 1.0);

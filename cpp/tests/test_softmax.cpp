@@ -304,10 +304,9 @@ TEST_CASE("two classes are the logistic loss") {
   }
   std::vector<double> lam = m.lam;
   for (double& each : lam) each -= std::log(2.0);
-  const auto logistic =
-      make_linear_model(std::make_shared<dense_matrix<double>>(m.x.view()), y, m.weights,
-                        "logistic", twice, true, 1)
-          ->linearize(theta.data(), lam.data());
+  const auto logistic = make_linear_model(std::make_shared<dense_matrix<double>>(m.x.view()), y,
+                                          m.weights, "logistic", twice, true, 1)
+                            ->linearize(theta.data(), lam.data());
   const auto softmax = m.make(1)->linearize(w.data(), m.lam.data());
   CHECK(softmax->fun() == doctest::Approx(logistic->fun()).epsilon(1e-14));
   for (index j = 0; j < 7; ++j)
@@ -392,9 +391,8 @@ TEST_CASE("the sketch by classes is symmetric, positive, and good where classes 
 TEST_CASE("labels that are none are refused") {
   const stored_matrix<double> x(3, 2, layout::row_major, 0, 1);
   const auto data = std::make_shared<dense_matrix<double>>(x.view());
-  for (const std::vector<double>& y :
-       {std::vector<double>{0, 1, 3}, std::vector<double>{0, 1, -1}, std::vector<double>{0, 1, 0.5},
-        std::vector<double>{0, 1}})
+  for (const std::vector<double>& y : {std::vector<double>{0, 1, 3}, std::vector<double>{0, 1, -1},
+                                       std::vector<double>{0, 1, 0.5}, std::vector<double>{0, 1}})
     CHECK_THROWS_AS(make_softmax_term(data, y, 3, {}, false, 1), std::invalid_argument);
   CHECK_THROWS_AS(make_softmax_term(data, {0, 0, 0}, 1, {}, false, 1), std::invalid_argument);
 }

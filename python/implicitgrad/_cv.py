@@ -291,7 +291,8 @@ class FoldedModel(LinearModel):
 
     def __repr__(self) -> str:
         n, p = self.X.shape
-        return f"FoldedModel({self._name}, <{n} × {p}>, n_folds={self.n_folds}, penalty={self.penalty!r})"
+        of = f"{self._name}, <{n} × {p}>"
+        return f"FoldedModel({of}, n_folds={self.n_folds}, penalty={self.penalty!r})"
 
 
 def _splits(

@@ -56,9 +56,9 @@ def implicit_grad(
     Parameters
     ----------
     f, g : objective
-        Inner (training) and outer (validation) loss: `LeastSquares`, `Logistic`, `Objective`, any
-        object with ``linearize(theta, lam)``, or plain functions ``f(theta, lam) -> float``, which
-        are differentiated numerically (for small problems).
+        Inner (training) and outer (validation) loss: `LeastSquares`, `Logistic`, `Poisson`,
+        `Softmax`, `Objective`, any object with ``linearize(theta, lam)``, or plain functions
+        ``f(theta, lam) -> float``, which are differentiated numerically (for small problems).
     theta : array, shape (n_theta,)
         The trained parameters, near the minimum of f(·, λ).
     lam : array, shape (n_lam,)

@@ -83,8 +83,9 @@ class DataTerm {
   virtual bool finite() const = 0;
 
   /// What the terms that the gradient is the sum of amount to, entry by entry, from above:
-  /// Σ w_i s_i |x_ij| is at most √(Σ w_i s_i²) √(Σ w_i x_ij²) and, `by_row`, √(n Σ (w_i s_i x_ij)²),
-  /// s_i being |ℓ'_i| or what that is rounded to. Cost: O(size · models); by row, two passes over X.
+  /// Σ w_i s_i |x_ij| is at most √(Σ w_i s_i²) √(Σ w_i x_ij²) and, `by_row`, √(n Σ (w_i s_i
+  /// x_ij)²), s_i being |ℓ'_i| or what that is rounded to. Cost: O(size · models); by row, two
+  /// passes over X.
   virtual std::vector<double> gradient_terms(const data_state& at, const double* theta,
                                              bool by_row) const = 0;
 
@@ -103,7 +104,7 @@ class DataTerm {
   /// A sketch of the mean over folds of D, which serves all models, or null where rows cannot be
   /// sampled.
   virtual std::unique_ptr<HessianSketch> sketch(const data_state& /*at*/, index /*rows*/,
-                                             std::uint64_t /*seed*/) const {
+                                                std::uint64_t /*seed*/) const {
     return nullptr;
   }
 
@@ -130,8 +131,8 @@ std::shared_ptr<const DataTerm> make_row_term(std::shared_ptr<const Matrix> x,
                                               std::vector<double> y, std::vector<double> weights,
                                               std::string loss, bool intercept, int n_threads);
 
-/// The softmax loss: y holds labels 0 … classes − 1, and θ of a fold is W by rows, W (p + intercept)
-/// × classes.
+/// The softmax loss: y holds labels 0 … classes − 1, and θ of a fold is W by rows, W (p +
+/// intercept) × classes.
 std::shared_ptr<const DataTerm> make_softmax_term(std::shared_ptr<const Matrix> x,
                                                   std::vector<double> y, index classes,
                                                   std::vector<double> weights, bool intercept,

@@ -3,15 +3,15 @@
 //   f(θ, λ) = share Σ_c [ Σ_i w_ic ℓ(r_iᵀθ_c, y_ic) + ½ Σ_j (fixed + e^{λ_{group(j)}}) θ_cj² ],
 //
 // for one model or for several that share their rows and their strengths (data_term.hpp); the
-// intercept, the last entry of each θ_c, is never penalised; where the data term has several entries
-// for each column of X (the classes of softmax), they share its strength. Linearised, it is
+// intercept, the last entry of each θ_c, is never penalised; where the data term has several
+// entries for each column of X (the classes of softmax), they share its strength. Linearised, it is
 //
 //   H = XᵀDX + diag(share · strength),     C = share · e^{λ_l} θ_cj  in row (c, j), column l =
 //   group(j).
 //
-// With several entries for a column, f does not change with a constant added to all of a column's if
-// the strength is zero: so it is for the intercept. These directions, N, are left out of solves: the
-// system is H + N diag(τ) Nᵀ, the τ within H's spectrum.
+// With several entries for a column, f does not change with a constant added to all of a column's
+// if the strength is zero: so it is for the intercept. These directions, N, are left out of solves:
+// the system is H + N diag(τ) Nᵀ, the τ within H's spectrum.
 #pragma once
 
 #include <cstdint>

@@ -9,8 +9,8 @@ namespace implicitgrad::kernels {
 
 /// For `count` rows of one model with margins z, targets y and weights c, all `even` if c is null:
 /// z ← c ∘ ℓ'(z, y), curvature ← c ∘ ℓ''(z, y), and the result is Σ_i c_i ℓ(z_i, y_i) and Σ_i c_i
-/// s_i², s_i being what ℓ' is rounded to: |ℓ'|, or |ℓ'| + growth · ℓ'' (losses.hpp). The four arrays
-/// do not overlap.
+/// s_i², s_i being what ℓ' is rounded to: |ℓ'|, or |ℓ'| + growth · ℓ'' (losses.hpp). The four
+/// arrays do not overlap.
 ///
 /// Cost: 40 bytes a row; for the logistic loss about 70 flops, two of them divisions.
 ///

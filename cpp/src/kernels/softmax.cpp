@@ -23,8 +23,8 @@ template <class Body>
 
 }  // namespace
 
-IMPLICITGRAD_KERNEL double evaluate_softmax(const class_rows& r, const double* y, double* probability,
-                                             double* slopes) {
+IMPLICITGRAD_KERNEL double evaluate_softmax(const class_rows& r, const double* y,
+                                            double* probability, double* slopes) {
   double total = 0.0;
   for_chunks(r, [&](index first, index rows, const double* __restrict c) {
     const double* __restrict label = y + first;

@@ -1,9 +1,11 @@
-// The softmax loss ℓ(z, y) = log Σ_a e^{z_a} − z_y over a run of rows, with p_a = e^{z_a} / Σ_b e^{z_b}:
+// The softmax loss ℓ(z, y) = log Σ_a e^{z_a} − z_y over a run of rows, with p_a = e^{z_a} / Σ_b
+// e^{z_b}:
 //
 //   ∇ℓ = p − e_y,      ∇²ℓ v = p ∘ (v − pᵀv)      (diag(p) − ppᵀ, of which nothing is formed).
 //
 // Nothing cancels where the model is sure of a row: the largest probability is never taken from
-// one, and v counts from its value at that class, where it matters: a constant in v changes nothing.
+// one, and v counts from its value at that class, where it matters: a constant in v changes
+// nothing.
 #pragma once
 
 #include "implicitgrad/types.hpp"

@@ -2,8 +2,8 @@
 //
 // θ has one entry for each of K classes and each of q columns r of [X 1], by columns of [X 1]. What
 // it adds up to over the classes, V1, decouples from the rest: the data term neither sees nor
-// creates it, and the strengths are shared by the classes. There H is diag(strength), and is inverted
-// as such; on the complement, V1 = 0, it is approximated by its diagonal blocks
+// creates it, and the strengths are shared by the classes. There H is diag(strength), and is
+// inverted as such; on the complement, V1 = 0, it is approximated by its diagonal blocks
 //
 //   H_aa = Σ_i w_i p_ia (1 − p_ia) r_i r_iᵀ + diag(strength),
 //
@@ -26,8 +26,9 @@ namespace implicitgrad {
 /// Takes the mean off each run of `classes` entries.
 void centre_classes(index classes, block v);
 
-/// 1 / strength, one a column of [X 1], from those of the first entries of θ. Elsewhere the strength
-/// is zero, and the mean over classes does not matter to H: it counts as the largest there.
+/// 1 / strength, one a column of [X 1], from those of the first entries of θ. Elsewhere the
+/// strength is zero, and the mean over classes does not matter to H: it counts as the largest
+/// there.
 std::vector<double> inverse_of_means(index classes, index size,
                                      const std::vector<double>& strength);
 

@@ -48,13 +48,13 @@ class kept_preconditioner {
                                bool lasting = false)
       : kind_(kind), seed_(seed), fixed_rows_(rows), lasting_(lasting) {}
 
-  /// CG on system(), with the preconditioner at hand or a new one; restarts from x with a better one
-  /// where the iterations run out of proportion. As cg() in all else.
+  /// CG on system(), with the preconditioner at hand or a new one; restarts from x with a better
+  /// one where the iterations run out of proportion. As cg() in all else.
   solve_report solve(const sampled_hessian& at, const_block b, block x, bool warm,
                      const solve_options& options);
 
-  /// Has the preconditioner ready for a solve with system() that is to gain `nats`, as solve() would;
-  /// returns rows().
+  /// Has the preconditioner ready for a solve with system() that is to gain `nats`, as solve()
+  /// would; returns rows().
   index prepare(const sampled_hessian& at, double nats);
 
   /// Applies what the last solve was preconditioned with, or prepare() made ready.

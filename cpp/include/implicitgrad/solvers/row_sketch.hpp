@@ -27,8 +27,8 @@ class HessianSketch : public Operator {
   virtual void factor(const std::vector<double>& strength) = 0;
   virtual std::unique_ptr<HessianSketch> copy() const = 0;
 
-  /// Estimates of H's extreme eigenvalues, which CG with a good preconditioner does not come to see;
-  /// ±∞ where nothing is known.
+  /// Estimates of H's extreme eigenvalues, which CG with a good preconditioner does not come to
+  /// see; ±∞ where nothing is known.
   virtual double curvature_min() const = 0;
   virtual double curvature_max() const = 0;
 
