@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import implicitgrad as ig
 from cases import BY_NAME, CASES, linear
+from reference import assert_near
 
 QUIET = {"warn": False}
 METHODS = ["auto", "cholesky", "cg", "nystrom", "minres", "neumann"]
@@ -123,6 +125,25 @@ def test_saturated_rows_keep_their_curvature():
     e = np.exp(-100.0)
     want = e * np.array([[2.0, -1.0, -1.0], [-1.0, 1.0, 0.0], [-1.0, 0.0, 1.0]])
     np.testing.assert_allclose(H, want, rtol=1e-12, atol=1e-80)
+
+
+@pytest.mark.parametrize("fit_intercept", [False, True])
+def test_wide_sparse_data_whose_columns_are_shared_out(fit_intercept, rng):
+    n, p, classes = 120, 100_000, 3
+    X = scipy.sparse.random_array((n, p), density=1e-4, random_state=rng, format="csr")
+    y, lam = np.arange(n) % classes, np.array([-5.0])
+    f = ig.Softmax(X, y, penalty=ig.L2("all"), fit_intercept=fit_intercept)
+    theta, v = 0.1 * rng.standard_normal((2, f.n_theta))
+    A = scipy.sparse.hstack([X, np.ones((n, 1))]).tocsr() if fit_intercept else X
+    s = np.where(np.arange(f.n_theta) < p * classes, np.exp(lam[0]), 0.0)
+    Z, dZ = A @ theta.reshape(-1, classes), A @ v.reshape(-1, classes)
+    P = np.exp(Z) / np.exp(Z).sum(axis=1, keepdims=True)
+    at = f.linearize(theta, lam)
+    assert_near(at.jac, (A.T @ (P - np.eye(classes)[y]) / n).ravel() + s * theta)
+    W = P * (dZ - (P * dZ).sum(axis=1, keepdims=True)) / n
+    assert_near(at.hess @ v, (A.T @ W).ravel() + s * v)
+    res = ig.implicit_grad(f, f, ig.train(f, lam).x, lam)
+    assert res.success and abs(res.grad - res.direct) <= 1e-10
 
 
 @pytest.mark.parametrize("seed", range(3))
