@@ -92,6 +92,19 @@ def test_an_outer_loss_that_sees_the_constant(name):
         np.testing.assert_allclose(res.grad, found, rtol=1e-5, atol=1e-7 * np.linalg.norm(found))
 
 
+def test_a_solver_of_ones_own_may_add_any_constant():
+    case = BY_NAME["softmax-csr-80x12"]
+    pb, exact = case.problem(), case.solution()[1].astype(float)
+    constant = np.zeros(case.n_theta)
+    constant[-case.classes :] = 3.0
+
+    def solve(hess, b):
+        return np.linalg.pinv(hess @ np.eye(len(b)), rcond=1e-12) @ b + constant
+
+    res = ig.implicit_grad(pb.f, pb.g, ig.train(pb.f, pb.lam).x, pb.lam, method=solve)
+    assert res.success and relative(res.grad, exact) <= 1e-9 and res.residual <= 1e-9
+
+
 def test_a_further_direction_without_curvature_is_singular():
     rng = np.random.default_rng(0)
     X = rng.standard_normal((30, 3))

@@ -147,6 +147,8 @@ class Custom:
 
     function: Callable[..., Any]
     hess: Any = field(repr=False)
+    # Takes off what x has of directions in which f is constant: H does not know of it.
+    least: Callable[[np.ndarray], np.ndarray] = field(default=lambda x: x, repr=False)
 
     name = "custom"
     fixed_terms = False
@@ -162,7 +164,7 @@ class Custom:
         x = np.asarray(x, dtype=np.float64)
         if x.shape != b.shape:
             raise ValueError(f"method returned shape {x.shape}, expected {b.shape}")
-        return checked(hess, b, x, "converged" if info == 0 else "iteration_limit")
+        return checked(hess, b, self.least(x), "converged" if info == 0 else "iteration_limit")
 
 
 def largest_eigenvalue(hess: Any, rng: Any = 0, steps: int = 20) -> tuple[float, int]:

@@ -49,6 +49,8 @@ METHODS = ("auto", "cholesky", "cg", "nystrom", "minres", "neumann", "identity")
 def make_solver(method: Any, hess: Any, at: Any, options: Any, monitor: Monitor | None) -> Any:
     """The solver for `method`; "auto" decides from the shape alone."""
     if not isinstance(method, str):
+        if isinstance(at, NativeLinearization):
+            return Custom(method, at.hess, at._core.project)
         return Custom(method, at.hess)
     if method == "auto":
         own = isinstance(options.preconditioner, str) and options.preconditioner == "auto"
