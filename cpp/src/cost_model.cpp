@@ -14,6 +14,7 @@ constexpr double factor_flops = 6e10;                            // of Cholesky'
 constexpr double jump = 1.25e-9;   // to an entry in cache, and a product: measured 0.7 to 1.25
 constexpr double start_up = 3e-6;  // of a pass or a factorisation
 constexpr double further = 0.08;   // of a pass: what each further vector adds to it, as measured
+constexpr double margin = 1.2e-9;  // to couple a class of a row with the others, as measured
 // What an iteration gains at most where classes, which sketches leave apart, are coupled.
 constexpr double coupled = 1.2;
 // A factor of a larger order than this is not formed: it takes more memory than it saves time.
@@ -35,7 +36,10 @@ namespace cost {
 
 double product(const problem_shape& shape) {
   const double vectors = 1.0 + further * static_cast<double>(shape.models * shape.classes - 1);
-  return start_up + vectors * shape.bytes / bytes_per_second;
+  const double coupling =
+      shape.classes > 1 ? margin * static_cast<double>(shape.rows * shape.classes * shape.models)
+                        : 0.0;
+  return start_up + vectors * shape.bytes / bytes_per_second + coupling;
 }
 
 bool by_outer_products(const problem_shape& shape) {
