@@ -46,7 +46,8 @@ class LinearModel:
         self.y = self._targets(y, n_rows)
         weights = _arrays.weights(sample_weight, n_rows)
         group, n_groups = (penalty or L2("none")).groups(n_features)
-        wrong = self._untrainable(self.y, self.fit_intercept, self._classes) if n_groups else ""
+        counted = self.y[weights > 0] if weights.size else self.y
+        wrong = self._untrainable(counted, self.fit_intercept, self._classes) if n_groups else ""
         if wrong:
             raise ValueError(
                 f"y {wrong}, so that no model can be trained on it; as a plain loss (without "
