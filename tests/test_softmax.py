@@ -257,6 +257,16 @@ def test_targets_that_are_refused(y, given, message):
         ig.Softmax(np.eye(3), y, **given)
 
 
+def test_rows_of_weight_zero_are_no_rows_of_a_class():
+    given = {"sample_weight": [1.0, 0.0, 2.0, 1.0], "penalty": ig.L2(), "fit_intercept": True}
+    with pytest.raises(ValueError, match="y has no label 1, whose intercept"):
+        ig.Softmax(np.eye(4), [0, 1, 2, 2], **given)
+    with pytest.raises(ValueError, match="y holds one class only"):
+        ig.Logistic(np.eye(4), [0, 1, 0, 0], **given)
+    with pytest.raises(ValueError, match="y is zero everywhere"):
+        ig.Poisson(np.eye(4), [0, 3, 0, 0], **given)
+
+
 def test_classes_may_be_missing_where_that_is_said():
     g = ig.Softmax(np.eye(3), [0, 0, 0], n_classes=3, fit_intercept=True)
     assert g.n_theta == 12 and g.n_classes == 3
