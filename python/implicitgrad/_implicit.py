@@ -87,6 +87,9 @@ def implicit_grad(
             number of terms; True pays for it there as well. False solves H q = ∇θg to a residual
             that suits tol and does no more: error and error_bound are inf, theta is not polished,
             and status is 1, without a warning.
+        bound : bool, default True
+            Whether `error_bound` may cost a second factorisation of H where there was a first; without
+            it a bound is proven only where that is free, or where success depends on it.
         damping : float, default 0
             Solve (H + damping · I) q = ∇θg; the bias is counted in the error.
         preconditioner : {"auto", "jacobi", "sketch", "gram", "none"}, operator or callable
@@ -193,7 +196,7 @@ def _solve(
         hess = _core.ShiftedOperator(hess, options.damping)
     solver = solvers.make_solver(method, hess, point.F, options, monitor.hook)
     goal = Goal(tol, options.atol)
-    answer = Answer(point, solver.name, goal, options.damping)
+    answer = Answer(point, solver.name, goal, options)
     if not point.finite:
         return answer.fail("non_finite")
     answer.nhev += solver.setup(hess)

@@ -30,7 +30,8 @@ class HyperObjective:
         Start of the first training; zeros by default.
     method, tol, options
         As for `implicit_grad`. ``options["atol"]`` defaults to a tenth of `gtol`: at λ⋆ the
-        gradient vanishes, and no relative accuracy could be asked of it.
+        gradient vanishes, and no relative accuracy could be asked of it. ``options["bound"]``
+        defaults to False.
     train_tol : float, optional
         Tolerance of `train`.
     gtol : float, default 1e-5
@@ -85,6 +86,8 @@ class HyperObjective:
             None if train_tol is None else _arrays.number(train_tol, "train_tol", positive=True)
         )
         parsed = _options.parse(options)
+        if not options or "bound" not in options:
+            parsed = replace(parsed, bound=False)
         if parsed.atol is None:
             parsed = replace(parsed, atol=0.1 * _arrays.number(gtol, "gtol", positive=True))
         self._options = parsed
