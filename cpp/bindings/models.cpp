@@ -218,10 +218,9 @@ void register_models(py::module_& m) {
                                    host_space::norm(size, in.col(1)));
            })
       .def("cross_change", &cross_change, py::arg("d"), py::arg("q"))
-      .def_property_readonly("constant_curvature",
-                             [](const linearization& at) {
-                               return at.curvature_id() == constant_curvature;
-                             })
+      .def_property_readonly(
+          "constant_curvature",
+          [](const linearization& at) { return at.curvature_id() == constant_curvature; })
       .def("reach", [](const linearization& at,
                        const block_array& v) { return at.reach(vector_of(at, v, "v")); })
       .def("cross",

@@ -96,16 +96,18 @@ class GroupRidgeCV(RegressorMixin, MultiOutputMixin, GroupCV):
     The search is deterministic, and ends so close to a minimum that data which are equivalent (a row
     of weight 2, or two copies of it in the same folds) give equal models to many digits:
 
-    - It starts from one strength, relative to the scale of each feature, that all share: the best of
-      some eight, but moved to where it neither switches features off nor leaves them free, since the
-      gradient sees little there. Should it end above the best of the eight, it starts again from that.
+    - It starts a little above one strength, relative to the scale of each feature, that all share and
+      that is about the best such, but where it neither switches features off nor leaves them free,
+      since the gradient sees little there. Should it end above the loss at the best shared strength
+      that was tried, it starts again from about the best.
     - It minimises log(loss + 1e-4 × the null model's) + 5e-6 × the mean square of how far the
       logarithms of the strengths have moved. The second term decides what the data leave open, how
       strongly to penalise what is switched off; it can cost 0.1 % of the loss, and mostly costs
       far less.
-    - With at most 50 strengths it is Newton's method, with the exact Hessian of the cross-validated
-      loss; with more, `method="inexact"` of `implicitgrad.minimize`. Any other `method` goes to a
-      gradient of 1e-2 where at most 50 strengths are off their bounds, and Newton's takes over.
+    - With at most 20 strengths, or 200 where the Hessian of the model is best factored, it is Newton's
+      method, with the exact Hessian of the cross-validated loss; with more, ``method="inexact"`` of
+      `implicitgrad.minimize`. Any other `method` goes to a gradient of 1e-2 where so few strengths are
+      off their bounds, and Newton's takes over.
 
     The loss need not be convex in the strengths: what is found is a local minimum. With many
     penalties and few rows the tuning itself may overfit: `best_loss_` is then optimistic, and

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import Bounds, OptimizeResult
+from scipy.special import expit
 
 from . import _arrays, _core
 from ._minimize import minimize
@@ -20,26 +21,29 @@ from ._outer import HyperObjective
 from ._result import ImplicitGradWarning
 from ._second_order import SecondOrder
 from .linearization import Linearization
+from .solvers import Cholesky
 
 # Losses far below this share of the null model's are not told apart.
 FLOOR = 1e-4
 # What moving every λ by 1 away from the start costs, doubled: a share of the loss.
 PULL = 1e-5
-# Up to so many hyperparameters, those at their bounds apart, are Newton's.
-MOST_FOR_NEWTON = 50
+# Up to so many hyperparameters, those at their bounds apart, are Newton's: with a factor of H at hand,
+# and without one.
+MOST_FOR_NEWTON = {True: 200, False: 20}
 # The projected gradient at which it takes over from another method.
 EARLY = 1e-2
 # A change of the objective that rounding may account for.
 SMALL = 1e-10
 # Newton's method ends with a step this short, or where gradients this small contract no more.
 SETTLED, NOISE = 1e-8, 1e-12
-# The longest step of Newton's method along any eigenvector.
+# The longest step of Newton's method in any λ.
 LONGEST = 4.0
-# Shared strengths are tried this far apart, and then half as far beside the best.
-APART = 4.0
-# Above the scale, log strengths that a search starts from: features that are as good as switched off,
-# or not penalised, hide from the gradient what changing that would bring.
-STARTS = -4.0, 2.0
+# Shared strengths are tried from here, this far apart.
+MIDDLE, APART = -2.0, 4.0
+# The search starts a little above the best shared strength, from where features that matter tell
+# themselves apart, but within these of the scale: features that are as good as switched off, or not
+# penalised, hide from the gradient what changing that would bring.
+ABOVE, STARTS = 1.0, (-4.0, 2.0)
 # Unless shared strengths leave only this share of the null model's loss: without noise, hardly
 # penalised is where to look.
 WITHOUT_NOISE = 1e-5
@@ -152,7 +156,7 @@ def search(
     low, high = bounds
     offset = np.clip(np.log(scale), _arrays.LAM_MIN - low + 1, _arrays.LAM_MAX - high - 1)
     floor = FLOOR * null_loss + float(np.finfo(float).tiny)
-    shared, least, spent = _best_shared(f, g, offset, low, high, floor)
+    shared, least, most, spent = _best_shared(f, g, offset, low, high, floor)
     if below_shared is not None and offset.size > 1:
         low = max(low, shared - below_shared)
     limits = offset + low, offset + high
@@ -165,10 +169,10 @@ def search(
 
     first = shared
     if least - floor > WITHOUT_NOISE * null_loss:
-        first = float(np.clip(np.clip(shared, *STARTS), low, high))
+        first = float(np.clip(np.clip(shared + ABOVE, *STARTS), low, high))
     for start in dict.fromkeys((first, shared)):
         outer = RelativeLoss(g, floor, offset + start)
-        result = _descend(f, outer, limits, method, tol, max_iter, watch, spent)
+        result = _descend(f, outer, offset, limits, most, method, tol, max_iter, watch, spent)
         losses = g.values(result.theta)
         result.losses = losses
         result.fun = float(np.mean(losses.sum(axis=-1) if losses.ndim == 2 else losses))
@@ -179,30 +183,42 @@ def search(
 
 def _best_shared(
     f: Any, g: Any, offset: np.ndarray, low: float, high: float, floor: float
-) -> tuple[float, float, dict[str, int]]:
-    """Of the λ that are all the same above `offset`: the best, what g + floor is there at most, and
-    what that took. They are tried from strong to weak, then on both sides of the best; the best lies
-    on the cubic that has the values and slopes of two of them."""
+) -> tuple[float, float, int, dict[str, int]]:
+    """Of the λ that are all the same above `offset`: the best, what g + floor is there at most, how
+    many λ are for Newton's method, and what was spent. They are tried downhill until the slope turns;
+    the best lies on the cubic that has the values and slopes of two of them."""
     h = HyperObjective(f, RelativeLoss(g, floor, offset))
     values: dict[float, float] = {}
     slopes: dict[float, float] = {}
+    most = 0
 
-    def best_of(places: Any) -> float:
-        for u in places:
-            at = SecondOrder(h, offset + u)
-            values[u], slopes[u] = at.fun, float(np.sum(at.jac))
-        # Of losses that differ by rounding alone, the strongest: never by chance.
-        return min(values, key=lambda u: values[u] - 1e-9 * u)
+    def seen(u: float) -> bool:
+        """Whether h falls towards stronger strengths at u."""
+        nonlocal most
+        at = SecondOrder(h, offset + u)
+        values[u], slopes[u] = at.fun, float(np.sum(at.jac))
+        most = MOST_FOR_NEWTON[isinstance(at.solver, Cholesky)]
+        return slopes[u] < 0
 
-    count = max(2, math.ceil((high - low) / APART)) + 1
-    half = 0.5 * (high - low) / (count - 1)
-    best = best_of(np.linspace(high, low, count).tolist())
-    best = best_of([u for u in (best + half, best - half) if low < u < high])
-    other = best - math.copysign(half, slopes[best])
+    # From the middle of what is likely downhill, until the slope turns; then half way.
+    here = min(max(MIDDLE, low), high)
+    up = seen(here)
+    while low < here < high or here == MIDDLE:
+        last, here = here, min(max(here + (APART if up else -APART), low), high)
+        if here == last or seen(here) != up:
+            break
+    if slopes[here] * slopes[last] < 0:
+        seen(0.5 * (here + last))
+    # Of losses that differ by rounding alone, the strongest: never by chance.
+    best = min(values, key=lambda u: values[u] - 1e-9 * u)
     shared = best
-    if values.get(other, math.inf) < math.inf and slopes[other] * slopes[best] < 0:
+    across = [
+        u for u in values if slopes[u] * slopes[best] < 0 and (u > best) == (slopes[best] < 0)
+    ]
+    if across:
+        other = min(across, key=lambda u: abs(u - best))
         shared = _cubic_minimum(*((u, values[u], slopes[u]) for u in (best, other)))
-    return shared, math.exp(values[best]), {"nit": 1, "nfev": h.nfev, "nhev": h.nhev}
+    return shared, math.exp(values[best]), most, {"nit": 1, "nfev": h.nfev, "nhev": h.nhev}
 
 
 def _cubic_minimum(a: tuple[float, float, float], b: tuple[float, float, float]) -> float:
@@ -217,17 +233,19 @@ def _cubic_minimum(a: tuple[float, float, float], b: tuple[float, float, float])
 def _descend(
     f: Any,
     outer: RelativeLoss,
+    offset: np.ndarray,
     limits: tuple[np.ndarray, np.ndarray],
+    most: int,
     method: str,
     tol: float,
     max_iter: int,
     watch: Callable[[OptimizeResult], None],
     spent: dict[str, int],
 ) -> OptimizeResult:
-    """From outer.start to a minimum: by `minimize` where λ is long or a method is named, and where it
-    is short by Newton's method in the end. Adds to `spent`."""
+    """From outer.start to a minimum: by `minimize` where λ is long or a method is named, and where no
+    more than `most` are free by Newton's method in the end. Adds to `spent`."""
     left = max(max_iter - spent["nit"], 1)
-    few = outer.n_lam <= MOST_FOR_NEWTON
+    few = outer.n_lam <= most
     lam, theta, status, message = outer.start, None, 2, ""
     if not few or method.lower() != "auto":
         # A long search magnifies rounding from step to step, and may end in another valley for it.
@@ -253,12 +271,12 @@ def _descend(
         lam, theta, message = result.x, result.theta, str(result.message)
         jac, left = result.hypergradient.grad, left - result.nit
         status = 99 if result.status == 99 else 1 if left <= 0 else 2
-        few = int(np.sum(_free(lam, jac, limits))) <= MOST_FOR_NEWTON
+        few = int(np.sum(_free(lam, jac, limits))) <= most
     if few and status == 2:
         # As accurate as rounding lets it be.
         options = {"atol": 1e-14, "warn": False}
         h = HyperObjective(f, outer, theta0=theta, tol=1e-10, options=options)
-        lam, steps, ended = _newton(h, lam, limits, left, watch)
+        lam, steps, ended = _newton(h, lam, offset, limits, most, left, watch)
         jac, theta, message = h(lam)[1], h.theta, f"Newton's method took {steps} steps."
         if theta is None:
             raise ValueError(UNFIT + (h.training.message if h.training else ""))
@@ -296,38 +314,46 @@ def _options(method: str, max_iter: int, tol: float) -> dict[str, Any]:
 def _newton(
     h: HyperObjective,
     lam: np.ndarray,
+    offset: np.ndarray,
     limits: tuple[np.ndarray, np.ndarray],
+    most: int,
     most_steps: int,
     watch: Callable[[OptimizeResult], None],
 ) -> tuple[np.ndarray, int, int]:
     """λ after Newton's method, projected to the bounds, the number of its steps, and a status: 1 where
     that is the most allowed, 99 where `watch` stopped it, or 0.
 
+    Its variable is k = 1 / (1 + e^u), u = λ − offset: what is left of a coefficient that has its
+    feature to itself. In k the loss of such features is a parabola, while in λ it levels out on both
+    sides, where Newton's method would creep. With d the step in u that k + k' d is to first order, d
+    solves (∇²h + diag((1 − 2k) ∇h)) d = −∇h; a matrix that is indefinite is replaced by its absolute
+    value.
+
     A line search by values stops where their changes drown in rounding, which leaves λ uncertain by
-    the square root of that. Here the gradient decides in the end. An indefinite Hessian is replaced
-    by its absolute value.
+    the square root of that. Here the gradient decides in the end.
     """
     here = SecondOrder(h, lam)
     steps = 0
     while math.isfinite(here.fun):
         jac, size = here.jac, _size(lam, here.jac, limits)
         free = np.flatnonzero(_free(lam, jac, limits))
-        if size == 0 or not 0 < free.size <= MOST_FOR_NEWTON:
+        if size == 0 or not 0 < free.size <= most:
             break
-        hess = here.hess(free)
+        k = expit(offset - lam)
+        hess = here.hess(free) + np.diag(((1 - 2 * k) * jac)[free])
         if not np.isfinite(hess).all():
             break
         values, vectors = np.linalg.eigh(hess)
         along = vectors.T @ jac[free] / np.maximum(np.abs(values), PULL / lam.size)
-        step = np.zeros_like(lam)
-        step[free] = -vectors @ np.clip(along, -LONGEST, LONGEST)
+        d = np.zeros_like(lam)
+        d[free] = -vectors @ along
         for _ in range(10):
-            trial = np.clip(lam + step, *limits)
+            trial = np.clip(lam + _in_log_odds(k, d), *limits)
             there = SecondOrder(h, trial)
             left = _size(trial, there.jac, limits) if math.isfinite(there.fun) else math.inf
             if there.fun < here.fun - SMALL or (there.fun < here.fun + SMALL and left < size):
                 break
-            step *= 0.25
+            d *= 0.25
         else:
             break
         moved = np.max(np.abs(trial - lam))
@@ -342,6 +368,14 @@ def _newton(
         if steps == most_steps:
             return lam, steps, 1
     return lam, steps, 0
+
+
+def _in_log_odds(k: np.ndarray, d: np.ndarray) -> np.ndarray:
+    """The change of u, at most LONGEST, that takes k to k + k' d, k' = −k (1 − k): of both k and 1 − k
+    the ratio to what it was is known without cancellation."""
+    most = math.exp(LONGEST)
+    less, more = (np.clip(1 + s * d, 1 / most, most) for s in (-(1 - k), k))
+    return np.clip(np.log(more / less), -LONGEST, LONGEST)
 
 
 def _free(lam: np.ndarray, jac: np.ndarray, limits: tuple[np.ndarray, np.ndarray]) -> np.ndarray:

@@ -32,6 +32,7 @@ class SecondOrder:
 
     def __init__(self, h: HyperObjective, lam: np.ndarray):
         self.h, self.lam, self.fun, self.jac = h, lam, math.inf, np.zeros(lam.size)
+        self.solver: Any = None
         h.nfev += 1
         if not h._train(lam):
             return
@@ -75,7 +76,7 @@ class SecondOrder:
 
     def _inverse(self, b: np.ndarray, rtol: float) -> np.ndarray:
         """H⁻¹b; NaN where H is not positive definite."""
-        solver: Any = self.solver
+        solver = self.solver
         if isinstance(solver, solvers.Cholesky):
             if rtol == J_RTOL:
                 return solver.apply_inverse(b)
