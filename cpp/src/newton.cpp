@@ -111,6 +111,11 @@ train_report newton(const Objective& f, double* theta, const double* lam,
   if (options.method == train_method::automatic)
     direct = !at->hess().sampled() || direct_training(at->hess().sampled()->shape());
 
+  // Rounding hides any further descent: a goal that was asked for is then out of reach.
+  const auto stalled = [&] {
+    return finish(options.tol == 0.0 ? train_status::converged : train_status::line_search_failed);
+  };
+
   for (;;) {
     const double gradient = largest(at->jac());
     if (gradient <= options.tol) return finish(train_status::converged);
@@ -142,9 +147,7 @@ train_report newton(const Objective& f, double* theta, const double* lam,
     if (!accepted) {
       // A small predicted decrease that cannot be seen is rounding; a large one that is nowhere to
       // be found comes from curvature that is nearly zero, which damping makes up for.
-      if (-slope <= 1e3 * noise)
-        return finish(options.tol == 0.0 ? train_status::converged
-                                         : train_status::line_search_failed);
+      if (-slope <= 1e3 * noise || gradient <= at->gradient_rounding()) return stalled();
       const double curvature = found.curvature_max();
       damping = std::max(100.0 * damping, 1e-8 * curvature);
       if (!(damping <= 1e6 * curvature)) return finish(train_status::line_search_failed);
@@ -158,13 +161,17 @@ train_report newton(const Objective& f, double* theta, const double* lam,
     if (damping > 0.0) damping = damping > 1e-8 * found.curvature_max() ? 0.01 * damping : 0.0;
     std::copy(trial.begin(), trial.end(), theta);
     at = next;
+    // Where f is zero but for rounding, as for a y that the model explains, no decrease is small
+    // beside it; but the gradient is then no larger than rounding can make it.
+    const auto rounded = [&] { return gradient <= at->gradient_rounding(); };
+    if (undamped && progress > 0.5 && rounded()) return stalled();
     if (options.tol > 0.0 || !undamped) continue;
     // What the step was off by must be as small as what Newton's method leaves.
     const bool solved = direct || rtol * moved <= 1e-12 * size;
     // The columns of X, and with them θ, may be of very different scale: the predicted decrease has
     // none. (f of a callable may be zero at its minimum.)
-    const bool small = moved <= 1e-6 * size &&
-                       (at->hess().sampled() == nullptr || -slope <= 1e-11 * std::abs(at->fun()));
+    const bool small = moved <= 1e-6 * size && (at->hess().sampled() == nullptr ||
+                                                -slope <= 1e-11 * std::abs(at->fun()) || rounded());
     if (length == 1.0 && small && solved) return finish(train_status::converged);
     if (-slope <= noise && progress > 0.5) return finish(train_status::converged);
   }

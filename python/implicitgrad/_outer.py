@@ -109,6 +109,13 @@ class HyperObjective:
         self._lam: np.ndarray | None = None
         self._kept = _core.KeptPreconditioner("auto", 0, lasting=True)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_kept": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._kept = _core.KeptPreconditioner("auto", 0, lasting=True)
+
     def __call__(self, lam: Any) -> tuple[float, np.ndarray]:
         """(h(λ), dh/dλ), shapes () and (n_lam,)."""
         lam = np.asarray(lam)

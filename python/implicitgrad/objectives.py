@@ -40,22 +40,11 @@ class LinearModel:
             raise TypeError(f"penalty must be an implicitgrad.L2 or None, found {penalty!r}")
         self.penalty = penalty
         handle, self.X, checked = _arrays.matrix(X, self.n_threads)
-        n_rows, n_features = self.X.shape
+        n_rows = self.X.shape[0]
         self.y = self._targets(y, n_rows)
-        weights = _arrays.weights(sample_weight, n_rows)
-        group, n_groups = (penalty or L2("none")).groups(n_features)
-        self._check_targets(n_groups)
-        self._core = _core.LinearModel(
-            handle,
-            self.y,
-            weights,
-            loss=self._loss,
-            fixed=penalty.fixed if penalty else 0.0,
-            n_groups=n_groups,
-            group=group,
-            intercept=self.fit_intercept,
-            n_threads=self.n_threads,
-        )
+        self._weights = weights = _arrays.weights(sample_weight, n_rows)
+        self._core = self._build(handle)
+        self._check_targets(self._core.n_lam)
         self.n_theta: int = self._core.n_theta
         self.n_lam: int = self._core.n_lam
         # The last linearisation, for each thread its own, so that threads do not disturb each other.
@@ -67,6 +56,31 @@ class LinearModel:
         self._unchecked = isinstance(X, np.memmap)
         if not (self._unchecked or self._core.smooth() or checked):
             _arrays.check_finite(self.X, "X")
+
+    def _build(self, handle: Any) -> Any:
+        """The objective in the core, of X's handle there and what else has been validated."""
+        group, n_groups = (self.penalty or L2("none")).groups(self.X.shape[1])
+        return _core.LinearModel(
+            handle,
+            self.y,
+            self._weights,
+            loss=self._loss,
+            fixed=self.penalty.fixed if self.penalty else 0.0,
+            n_groups=n_groups,
+            group=group,
+            intercept=self.fit_intercept,
+            n_threads=self.n_threads,
+        )
+
+    # Copies and pickles hold the data; the core's part is made of it anew, with the same numbers.
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k not in ("_core", "_memory")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        handle, self.X, _ = _arrays.matrix(self.X, self.n_threads)
+        self._core, self._memory = self._build(handle), threading.local()
 
     _targets = staticmethod(_arrays.targets)
 
