@@ -20,8 +20,9 @@ from . import solvers
 from ._core import norm
 from ._outer import HyperObjective
 
-# Residuals: of q, beyond which rounding decides; and of J, in Newton steps that correct themselves.
-Q_RTOL, J_RTOL = 1e-13, 1e-6
+# Residuals: of q, that a factor reaches at no cost and that CG is asked for; and of J, in Newton steps
+# that correct themselves.
+Q_RTOL, Q_RTOL_CG, J_RTOL = 1e-13, 1e-10, 1e-6
 # Of the difference that H's derivative is taken from, beside θ; its error is of the order of its square.
 STEP = 1e-3
 
@@ -82,7 +83,7 @@ class SecondOrder:
                 return solver.apply_inverse(b)
             found = solver.refined(self.point.hess, b, [rtol])
         else:
-            found = solver.solve(self.point.hess, b, [rtol])
+            found = solver.solve(self.point.hess, b, [max(rtol, Q_RTOL_CG)])
         self.h.nhev += found.nhev
         usable = found.status in ("converged", "stagnated", "iteration_limit")
         return found.x if usable else np.full_like(found.x, np.nan)
