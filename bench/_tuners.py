@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
+from sklearn.exceptions import ConvergenceWarning
 
 import implicitgrad as ig
 from _tuning_data import Case, Split
@@ -68,15 +69,21 @@ def _ours(task: Task, groups: Any, **params: Any) -> Tuned:
     """Our estimator, tuned and fitted on all rows."""
     model = task.estimator(groups, cv=task.cv, **params)
     begin = time.perf_counter()
-    model.fit(task.split.X, task.split.y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # told below
+        model.fit(task.split.X, task.split.y)
     seconds = time.perf_counter() - begin
     results = model.result_ if isinstance(model.result_, list) else [model.result_]
     calls = sum(result.nfev for result in results)
+    open_end = "" if all(result.success for result in results) else ", not converged"
     intercept = np.atleast_1d(model.intercept_)[:, None]
     theta = np.concatenate([np.atleast_2d(model.coef_), intercept], axis=1).T
     return Tuned(
         *(theta if task.split.y.ndim == 2 else theta[:, 0], seconds),
-        *(float(np.sum(model.best_loss_)), f"{calls} evaluations, {model.lam_.size} penalties"),
+        *(
+            float(np.sum(model.best_loss_)),
+            f"{calls} evaluations, {model.lam_.size} penalties{open_end}",
+        ),
         lam=model.lam_,
     )
 
