@@ -42,29 +42,17 @@ class LinearModel:
             raise TypeError(f"penalty must be an implicitgrad.L2 or None, found {penalty!r}")
         self.penalty = penalty
         handle, self.X, checked = _arrays.matrix(X, self.n_threads)
-        n_rows, n_features = self.X.shape
+        n_rows = self.X.shape[0]
         self.y = self._targets(y, n_rows)
-        weights = _arrays.weights(sample_weight, n_rows)
-        group, n_groups = (penalty or L2("none")).groups(n_features)
+        self._weights = weights = _arrays.weights(sample_weight, n_rows)
+        self._core = self._build(handle)
         counted = self.y[weights > 0] if weights.size else self.y
-        wrong = self._untrainable(counted, self.fit_intercept, self._classes) if n_groups else ""
-        if wrong:
+        wrong = self._untrainable(counted, self.fit_intercept, self._classes)
+        if wrong and self._core.n_lam:
             raise ValueError(
                 f"y {wrong}, so that no model can be trained on it; as a plain loss (without "
                 "hyperparameters) it is accepted"
             )
-        self._core = _core.LinearModel(
-            handle,
-            self.y,
-            weights,
-            loss=self._loss,
-            fixed=penalty.fixed if penalty else 0.0,
-            n_groups=n_groups,
-            group=group,
-            intercept=self.fit_intercept,
-            n_threads=self.n_threads,
-            classes=self._classes,
-        )
         self.n_theta: int = self._core.n_theta
         self.n_lam: int = self._core.n_lam
         # The last linearisation, for each thread its own, so that threads do not disturb each other.
@@ -76,6 +64,32 @@ class LinearModel:
         self._unchecked = isinstance(X, np.memmap)
         if not (self._unchecked or self._core.finite() or checked):
             _arrays.check_finite(self.X, "X")
+
+    def _build(self, handle: Any) -> Any:
+        """The objective in the core, of X's handle there and what else has been validated."""
+        group, n_groups = (self.penalty or L2("none")).groups(self.X.shape[1])
+        return _core.LinearModel(
+            handle,
+            self.y,
+            self._weights,
+            loss=self._loss,
+            fixed=self.penalty.fixed if self.penalty else 0.0,
+            n_groups=n_groups,
+            group=group,
+            intercept=self.fit_intercept,
+            n_threads=self.n_threads,
+            classes=self._classes,
+        )
+
+    # Copies and pickles hold the data; the core's part is made of it anew, with the same numbers.
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k not in ("_core", "_memory")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        handle, self.X, _ = _arrays.matrix(self.X, self.n_threads)
+        self._core, self._memory = self._build(handle), threading.local()
 
     _targets = staticmethod(_arrays.targets)
 

@@ -19,6 +19,8 @@ class Linearization {
   /// whatever the data, so that a solve with a right-hand side that is orthogonal to them gives the
   /// least solution. H itself where there are none.
   virtual const Operator& system() const { return hess(); }
+  /// A bound on the 2-norm of the rounding error in jac(); 0 where none is known.
+  virtual double gradient_rounding() const { return 0.0; }
 };
 
 class Objective {
