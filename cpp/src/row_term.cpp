@@ -20,8 +20,13 @@ namespace {
 class row_term : public DataTerm {
  public:
   row_term(std::shared_ptr<const Matrix> x, std::vector<double> y, std::vector<double> weights,
-           std::string loss, bool intercept, int n_threads)
-      : x_(std::move(x)), y_(std::move(y)), weights_(std::move(weights)), loss_(std::move(loss)) {
+           std::string loss, bool intercept, int n_threads,
+           std::shared_ptr<const std::vector<double>> squares = nullptr)
+      : x_(std::move(x)),
+        y_(std::move(y)),
+        weights_(std::move(weights)),
+        loss_(std::move(loss)),
+        squares_(std::move(squares)) {
     const index n = x_->rows();
     features_ = x_->cols();
     intercept_ = intercept;
@@ -37,7 +42,7 @@ class row_term : public DataTerm {
       require(targets_ == 1 || loss_of.most_third == 0.0,
               "several targets are for the squared loss");
     });
-    for (index f = 0; f < folds_ && !weights_.empty(); ++f) {
+    for (index f = 0; f < folds_ && !weights_.empty() && !squares_; ++f) {
       double* w = weights_.data() + f * n;
       const double total = std::accumulate(w, w + n, 0.0);
       require(total > 0.0 && std::isfinite(total),
@@ -52,6 +57,7 @@ class row_term : public DataTerm {
     state.jac.resize(static_cast<std::size_t>(size() * m));
     state.curvature.resize(static_cast<std::size_t>(n * folds_));
     state.values.resize(static_cast<std::size_t>(m));
+    if (squares_) state.margins.resize(static_cast<std::size_t>(n));
     std::vector<double> partial(static_cast<std::size_t>(x_->blocks(m).count() * m));
     static std::atomic<std::uint64_t> last_id{constant_curvature};
     visit_loss(loss_, [&](auto loss) {
@@ -62,6 +68,7 @@ class row_term : public DataTerm {
     fused_pass(
         *x_, intercept_, {theta, size(), m},
         [&](index begin, index count, index b, double* z, index ldz) {
+          if (squares_) std::copy_n(z, count, state.margins.data() + begin);
           for (index c = 0; c < m; ++c) {
             const index of_target = c % targets_ * n + begin, of_fold = c / targets_ * n + begin;
             partial[b * m + c] += evaluate(count, z + c * ldz, y_.data() + of_target,
@@ -152,6 +159,11 @@ class row_term : public DataTerm {
 
   bool rows_can_be_sampled() const override { return true; }
 
+  std::unique_ptr<LossRows> rows(const data_state& at, const double* theta) const override {
+    if (!squares_) return nullptr;
+    return make_margin_rows({*x_, *squares_, y_, at.margins, loss_, intercept_, n_threads_}, theta);
+  }
+
   std::unique_ptr<row_sketch> sketch(const data_state& at, index rows,
                                      std::uint64_t seed) const override {
     return std::make_unique<row_sketch>(x_, intercept_, mean_curvature(at).data(), rows, seed,
@@ -184,7 +196,8 @@ class row_term : public DataTerm {
   double slope(double value) const {
     double bound = 0.0;
     visit_loss(loss_, [&](auto loss) {
-      bound = std::min(loss.most_first, 1.001 * std::sqrt(2.0 * loss.most_second * value));
+      bound = 1.001 * std::sqrt(2.0 * loss.most_second * value);
+      if (!squares_) bound = std::min(loss.most_first, bound);  // as Σ w_i = 1
     });
     return bound;
   }
@@ -215,7 +228,11 @@ class row_term : public DataTerm {
       double* r = rows.data() + slot * panel;
       for (index begin = blocks.begin(b); begin < blocks.end(b); begin += panel) {
         const index end = std::min(begin + panel, blocks.end(b));
-        x_->row_squares(begin, end, r);
+        if (squares_) {
+          for (index i = begin; i < end; ++i) r[i - begin] = (*squares_)[i];
+        } else {
+          x_->row_squares(begin, end, r);
+        }
         for (index f = 0; f < folds_; ++f)
           for (index i = begin; i < end; ++i) {
             const double w = weights_.empty() ? 1.0 / static_cast<double>(n) : weights_[f * n + i];
@@ -246,6 +263,7 @@ class row_term : public DataTerm {
   std::shared_ptr<const Matrix> x_;
   std::vector<double> y_, weights_;  // the weights of a fold sum to `share`
   std::string loss_;
+  std::shared_ptr<const std::vector<double>> squares_;  // ‖x_i‖², for coefficients as given
   mutable std::once_flag smooth_once_, columns_once_;
   mutable std::vector<double> column_norms_;
   mutable smoothness smooth_;
@@ -259,6 +277,15 @@ std::shared_ptr<const DataTerm> make_row_term(std::shared_ptr<const Matrix> x,
                                               std::string loss, bool intercept, int n_threads) {
   return std::make_shared<row_term>(std::move(x), std::move(y), std::move(weights), std::move(loss),
                                     intercept, n_threads);
+}
+
+std::shared_ptr<const DataTerm> make_row_term(std::shared_ptr<const Matrix> x,
+                                              std::shared_ptr<const std::vector<double>> squares,
+                                              std::vector<double> y,
+                                              std::vector<double> coefficients, std::string loss,
+                                              bool intercept, int n_threads) {
+  return std::make_shared<row_term>(std::move(x), std::move(y), std::move(coefficients),
+                                    std::move(loss), intercept, n_threads, std::move(squares));
 }
 
 }  // namespace implicitgrad

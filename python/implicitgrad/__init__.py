@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ._result import ImplicitGradResult, ImplicitGradWarning, ResponseResult
     from ._train import train
     from .callables import Objective
+    from .hyper import Affine, Inputs, Noise, SampleWeights, Targets, Transform
     from .linearization import Linearization
     from .objectives import LeastSquares, Logistic
     from .penalties import L2
@@ -26,16 +27,22 @@ if TYPE_CHECKING:
 # Where each public name lives. It is imported when first used, since SciPy's optimisers and linear
 # algebra, which these modules build on, take a quarter of a second to import.
 _HOMES = {
+    "Affine": "hyper",
     "HyperObjective": "_outer",
     "ImplicitGradResult": "_result",
     "ImplicitGradWarning": "_result",
+    "Inputs": "hyper",
     "L2": "penalties",
     "LeastSquares": "objectives",
     "Linearization": "linearization",
     "Logistic": "objectives",
+    "Noise": "hyper",
     "Objective": "callables",
     "OverfitWarning": "_overfit",
     "ResponseResult": "_result",
+    "SampleWeights": "hyper",
+    "Targets": "hyper",
+    "Transform": "hyper",
     "check_hypergrad": "_check",
     "cross_validated": "_cv",
     "implicit_grad": "_implicit",
@@ -47,15 +54,21 @@ _HOMES = {
 
 __all__ = [
     "L2",
+    "Affine",
     "HyperObjective",
     "ImplicitGradResult",
     "ImplicitGradWarning",
+    "Inputs",
     "LeastSquares",
     "Linearization",
     "Logistic",
+    "Noise",
     "Objective",
     "OverfitWarning",
     "ResponseResult",
+    "SampleWeights",
+    "Targets",
+    "Transform",
     "build_info",
     "check_hypergrad",
     "cross_validated",

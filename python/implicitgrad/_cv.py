@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from . import _arrays, _core
-from .objectives import LeastSquares, LinearModel, Logistic, effective_rows
+from .hyper import refuse_weights
+from .objectives import LeastSquares, LinearModel, Logistic, _penalty_block, effective_rows
 from .penalties import L2
 
 # Least squares is held as Gram matrices where those, with the factors that are made of them, stay
@@ -123,6 +124,7 @@ class Folds:
         self.y = objective._targets(y, n)
         if not (checked or self.handle.all_finite(self.n_threads)):
             _arrays.check_finite(np.asarray(self.X), "X")
+        refuse_weights(sample_weight, "cross_validated")
         weights = _arrays.weights(sample_weight, n)
         self.weights = weights if weights.size else np.ones(n)
         self.splits = list(_splits(cv, self.X, self.y, groups, issubclass(objective, Logistic)))
@@ -255,6 +257,7 @@ class FoldedModel(LinearModel):
 
     def __init__(self, folds: Folds, part: int, penalty: L2 | None, target: int | None):
         group, n_groups = (penalty or L2("none")).groups(folds.X.shape[1])
+        self._blocks = [_penalty_block(n_groups)]
         self.n_threads, self.fit_intercept = folds.n_threads, folds.fit_intercept
         self.penalty, self.X = penalty, folds.X
         self.y = folds.y if target is None else folds.y[:, target]

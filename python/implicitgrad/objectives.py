@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from . import _arrays, _core
+from . import _arrays, _core, hyper
 from .linearization import NativeLinearization
 from .penalties import L2
 
@@ -23,6 +23,8 @@ class LinearModel:
     """What `LeastSquares` and `Logistic` share; a loss adds its name and its kind of targets."""
 
     _loss: str
+    # The loss whose targets may be hyperparameters, and how λ makes them; None: they may not.
+    _soft_targets: tuple[str, str] | None = None
 
     def __init__(
         self,
@@ -32,6 +34,8 @@ class LinearModel:
         penalty: L2 | None = None,
         fit_intercept: bool = False,
         sample_weight: Any = None,
+        inputs: Any = None,
+        targets: Any = None,
         n_threads: int | None = None,
     ):
         self.n_threads = _arrays.threads(n_threads)
@@ -42,20 +46,24 @@ class LinearModel:
         handle, self.X, checked = _arrays.matrix(X, self.n_threads)
         n_rows, n_features = self.X.shape
         self.y = self._targets(y, n_rows)
-        weights = _arrays.weights(sample_weight, n_rows)
+        transform = self._soft_targets[1] if self._soft_targets else None
+        rows = hyper.bind(self.X, self.y, sample_weight, inputs, targets, transform)
+        weights = _arrays.weights(None if rows.weights else sample_weight, n_rows)
         group, n_groups = (penalty or L2("none")).groups(n_features)
-        self._check_targets(n_groups)
-        self._core = _core.LinearModel(
-            handle,
-            self.y,
-            weights,
-            loss=self._loss,
-            fixed=penalty.fixed if penalty else 0.0,
-            n_groups=n_groups,
-            group=group,
-            intercept=self.fit_intercept,
-            n_threads=self.n_threads,
-        )
+        self._blocks = [_penalty_block(n_groups), *rows.blocks]
+        self._check_targets(sum(block.size for block in self._blocks))
+        self._handle, self._weights = handle, weights
+        given = {
+            "fixed": penalty.fixed if penalty else 0.0,
+            "n_groups": n_groups,
+            "group": group,
+            "intercept": self.fit_intercept,
+            "n_threads": self.n_threads,
+        }
+        if rows.any:
+            self._core = self._on_rows(rows, given)
+        else:
+            self._core = _core.LinearModel(handle, self.y, weights, loss=self._loss, **given)
         self.n_theta: int = self._core.n_theta
         self.n_lam: int = self._core.n_lam
         # The last linearisation, for each thread its own, so that threads do not disturb each other.
@@ -70,6 +78,22 @@ class LinearModel:
 
     _targets = staticmethod(_arrays.targets)
 
+    def _on_rows(self, rows: hyper.Blocks, given: dict[str, Any]) -> _core.HyperModel:
+        """The core's model where some blocks of λ are in the rows."""
+        n = len(self.y)
+        coefficients = self._weights / self._weights.sum() if self._weights.size else [1.0 / n] * n
+        loss, y = self._loss, self.y
+        if rows.targets and self._soft_targets and self._soft_targets[0] != loss:
+            loss, y = self._soft_targets[0], (1.0 + y) / 2.0
+        return _core.HyperModel(
+            *(self._handle, y, coefficients),
+            loss=loss,
+            weights=rows.weights,
+            inputs=rows.inputs,
+            targets=rows.targets,
+            **given,
+        )
+
     def _check_targets(self, n_lam: int) -> None:
         """Refuse targets that leave the trained θ undefined."""
 
@@ -80,7 +104,7 @@ class LinearModel:
         ----------
         theta : array, shape (n_theta,)
         lam : array, shape (n_lam,)
-            Log strengths; ignored where n_lam is 0.
+            The blocks of λ that `split` names, in its order; ignored where n_lam is 0.
 
         Returns
         -------
@@ -97,7 +121,16 @@ class LinearModel:
             return theta, _NO_LAM
         if lam is None:
             raise ValueError(f"lam is missing: this {owner} has n_lam = {self.n_lam}")
-        return theta, _arrays.hyperparameters(lam, self.n_lam, "lam", owner)
+        return theta, self._hyperparameters(lam, "lam", owner)
+
+    def _hyperparameters(self, lam: Any, name: str, owner: str) -> np.ndarray:
+        """λ as a vector of which nothing overflows or underflows."""
+        lam = _arrays.vector(lam, self.n_lam, name, owner)
+        begin = 0
+        for block in self._blocks:
+            block.refuse(lam[begin : begin + block.size], name, begin)
+            begin += block.size
+        return lam
 
     def _linearize(self, theta: np.ndarray, lam: np.ndarray) -> NativeLinearization:
         """`linearize` for arguments that have been validated. The last point's is kept: optimisers ask
@@ -158,9 +191,12 @@ class LinearModel:
         return self.linearize(theta, lam)._core.hess.apply(v)
 
     def split(self, lam: Any) -> dict[str, np.ndarray]:
-        """The blocks of λ by name, as views: {"penalty": shape (n_lam,)}, empty where n_lam is 0."""
-        lam = _arrays.hyperparameters(lam, self.n_lam, "lam", type(self).__name__)
-        return {"penalty": lam} if self.n_lam else {}
+        """The blocks of λ by name, as views, in their order: "penalty", "sample_weight", "inputs" and
+        "targets", those that there are."""
+        lam = self._hyperparameters(lam, "lam", type(self).__name__)
+        ends = np.cumsum([block.size for block in self._blocks])
+        parts = zip(self._blocks, np.split(lam, ends[:-1]), strict=True)
+        return {block.name: part for block, part in parts if block.size}
 
     def __repr__(self) -> str:
         n, p = self.X.shape
@@ -169,6 +205,10 @@ class LinearModel:
             f"{type(self).__name__}(<{n} × {p} {self.X.dtype}{stored}>, penalty={self.penalty!r}, "
             f"fit_intercept={self.fit_intercept})"
         )
+
+
+def _penalty_block(n_groups: int) -> hyper.Block:
+    return hyper.Block("penalty", n_groups, _arrays.logarithms)
 
 
 _NO_LAM = np.empty(0)
@@ -187,8 +227,13 @@ _PARAMETERS = """
         How λ enters; without it the objective is a plain loss with n_lam = 0.
     fit_intercept : bool, default False
         Adds an unpenalised intercept, the last entry of θ.
-    sample_weight : array, shape (n,), optional
-        Weights w ≥ 0, used as s_i = n w_i / Σ w: a weight of k equals k copies of the row.
+    sample_weight : array, shape (n,), or SampleWeights, optional
+        Weights w ≥ 0, used as s_i = n w_i / Σ w: a weight of k equals k copies of the row. With
+        `SampleWeights` they are hyperparameters.
+    inputs : Inputs, Transform, Affine or Noise, optional
+        Rows of X, or a transform of all of them, as hyperparameters.
+    targets : Targets, optional
+        Targets as hyperparameters, of {soft}.
     n_threads : int, optional
         Threads for all that is done with this objective; by default what OpenMP allows. The
         results do not depend on it.
@@ -213,7 +258,7 @@ class LeastSquares(LinearModel):
     f(θ, λ) = (1/n) Σ_i s_i ½ (x_iᵀθ − y_i)² + ½ Σ_j (fixed + exp λ_j) θ_j²; with several targets,
     the sum of that over them. θ is then W.ravel(), W of shape (t, p [+ 1]) as in scikit-learn's
     `coef_`, and the penalties are shared by the targets.
-{_PARAMETERS.format(y="Real targets; or of shape (n, t), a column for each of t targets.")}
+{_PARAMETERS.format(y="Real targets; or of shape (n, t), a column for each of t targets.", soft="one real number each")}
     Examples
     --------
     >>> import numpy as np, implicitgrad as ig
@@ -223,13 +268,14 @@ class LeastSquares(LinearModel):
     """
 
     _loss = "squared"
+    _soft_targets = "squared", "identity"
 
 
 class Logistic(LinearModel):
     __doc__ = f"""Logistic loss of a linear model.
 
     f(θ, λ) = (1/n) Σ_i s_i log(1 + exp(−y_i x_iᵀθ)) + ½ Σ_j (fixed + exp λ_j) θ_j², y_i ∈ {{−1, 1}}.
-{_PARAMETERS.format(y="Labels −1 and 1, 0 and 1, or booleans. With hyperparameters, both classes.")}
+{_PARAMETERS.format(y="Labels −1 and 1, 0 and 1, or booleans. With hyperparameters, both classes.", soft="one soft label each")}
     Examples
     --------
     >>> import numpy as np, implicitgrad as ig
@@ -239,6 +285,7 @@ class Logistic(LinearModel):
     """
 
     _loss = "logistic"
+    _soft_targets = "soft logistic", "sigmoid"
     _targets = staticmethod(_arrays.labels)
 
     def _check_targets(self, n_lam: int) -> None:

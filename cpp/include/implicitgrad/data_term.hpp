@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "implicitgrad/cost_model.hpp"
+#include "implicitgrad/loss_rows.hpp"
 #include "implicitgrad/matrix.hpp"
 #include "implicitgrad/operator.hpp"
 #include "implicitgrad/solvers/row_sketch.hpp"
@@ -38,6 +39,7 @@ struct data_state {
   std::vector<double> values;     // of the models, without `share`
   std::vector<double> jac;        // size × models
   std::vector<double> curvature;  // D, rows × folds, `share` included; empty in Gram form
+  std::vector<double> margins;    // of the rows, where the coefficients are as given
   // Two states of one term with equal numbers have the same D.
   std::uint64_t curvature_id = constant_curvature;
 };
@@ -100,6 +102,11 @@ class DataTerm {
   virtual std::vector<double> mean_squares(const data_state& /*at*/) const { return {}; }
   virtual bool rows_can_be_sampled() const { return false; }
 
+  /// The rows one by one, at the θ of `at`, which it borrows; null where they are not at hand.
+  virtual std::unique_ptr<LossRows> rows(const data_state& /*at*/, const double* /*theta*/) const {
+    return nullptr;
+  }
+
  protected:
   index features_ = 0, folds_ = 1, targets_ = 1;
   bool intercept_ = false;
@@ -112,6 +119,15 @@ class DataTerm {
 std::shared_ptr<const DataTerm> make_row_term(std::shared_ptr<const Matrix> x,
                                               std::vector<double> y, std::vector<double> weights,
                                               std::string loss, bool intercept, int n_threads);
+
+/// For coefficients that are hyperparameters, or beside such: w_i as they are, one fold and one
+/// target, and rows() at hand. `squares` are the ‖x_i‖², which outlive a change of the
+/// coefficients.
+std::shared_ptr<const DataTerm> make_row_term(std::shared_ptr<const Matrix> x,
+                                              std::shared_ptr<const std::vector<double>> squares,
+                                              std::vector<double> y,
+                                              std::vector<double> coefficients, std::string loss,
+                                              bool intercept, int n_threads);
 
 /// All that least squares needs to know of some rows: Σ_i w_i [r_i y_i]ᵀ[r_i y_i].
 struct gram_sums {
