@@ -11,12 +11,18 @@ if TYPE_CHECKING:
     from ._check import check_hypergrad
     from ._cv import cross_validated
     from ._implicit import implicit_grad
+    from ._influence import influence
     from ._loo import leave_one_out
     from ._minimize import minimize
     from ._outer import HyperObjective
     from ._overfit import OverfitWarning
     from ._response import response
-    from ._result import ImplicitGradResult, ImplicitGradWarning, ResponseResult
+    from ._result import (
+        ImplicitGradResult,
+        ImplicitGradWarning,
+        InfluenceResult,
+        ResponseResult,
+    )
     from ._train import train
     from .callables import Objective
     from .hyper import Affine, Inputs, Noise, SampleWeights, Targets, Transform
@@ -31,6 +37,7 @@ _HOMES = {
     "HyperObjective": "_outer",
     "ImplicitGradResult": "_result",
     "ImplicitGradWarning": "_result",
+    "InfluenceResult": "_result",
     "Inputs": "hyper",
     "L2": "penalties",
     "LeastSquares": "objectives",
@@ -46,6 +53,7 @@ _HOMES = {
     "check_hypergrad": "_check",
     "cross_validated": "_cv",
     "implicit_grad": "_implicit",
+    "influence": "_influence",
     "leave_one_out": "_loo",
     "minimize": "_minimize",
     "response": "_response",
@@ -58,6 +66,7 @@ __all__ = [
     "HyperObjective",
     "ImplicitGradResult",
     "ImplicitGradWarning",
+    "InfluenceResult",
     "Inputs",
     "LeastSquares",
     "Linearization",
@@ -73,6 +82,7 @@ __all__ = [
     "check_hypergrad",
     "cross_validated",
     "implicit_grad",
+    "influence",
     "leave_one_out",
     "minimize",
     "response",

@@ -60,7 +60,7 @@ class OutOfRange(ValueError):
 def within(
     lam: np.ndarray, name: str, begin: int, low: float, high: float, what: str = "exp"
 ) -> None:
-    """Refuse a block of λ, which begins at entry `begin`, whose transform leaves the range of doubles."""
+    """Refuse a block of λ, beginning at entry `begin`, whose transform leaves the range of doubles."""
     if not _core.within(lam, low, high):
         i = int(np.argmax((lam < low) | (lam > high)))
         raise OutOfRange(

@@ -347,9 +347,8 @@ class Blocks(NamedTuple):
     targets: Any
     blocks: list[Block]
 
-    @property
-    def any(self) -> bool:
-        return bool(self.blocks)
+
+NO_BLOCKS = Blocks(None, None, None, [])
 
 
 def bind(

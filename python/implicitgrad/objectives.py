@@ -53,17 +53,18 @@ class LinearModel:
         self._blocks = [_penalty_block(n_groups), *rows.blocks]
         self._check_targets(sum(block.size for block in self._blocks))
         self._handle, self._weights = handle, weights
-        given = {
+        self._given: dict[str, Any] = {
             "fixed": penalty.fixed if penalty else 0.0,
             "n_groups": n_groups,
             "group": group,
             "intercept": self.fit_intercept,
             "n_threads": self.n_threads,
         }
-        if rows.any:
-            self._core = self._on_rows(rows, given)
+        self._core: Any
+        if rows.blocks:
+            self._core = self._hyper_model(rows)
         else:
-            self._core = _core.LinearModel(handle, self.y, weights, loss=self._loss, **given)
+            self._core = _core.LinearModel(handle, self.y, weights, loss=self._loss, **self._given)
         self.n_theta: int = self._core.n_theta
         self.n_lam: int = self._core.n_lam
         # The last linearisation, for each thread its own, so that threads do not disturb each other.
@@ -78,8 +79,8 @@ class LinearModel:
 
     _targets = staticmethod(_arrays.targets)
 
-    def _on_rows(self, rows: hyper.Blocks, given: dict[str, Any]) -> _core.HyperModel:
-        """The core's model where some blocks of λ are in the rows."""
+    def _hyper_model(self, rows: hyper.Blocks) -> _core.HyperModel:
+        """The core's model on rows in which there are blocks of λ."""
         n = len(self.y)
         coefficients = self._weights / self._weights.sum() if self._weights.size else [1.0 / n] * n
         loss, y = self._loss, self.y
@@ -91,7 +92,7 @@ class LinearModel:
             weights=rows.weights,
             inputs=rows.inputs,
             targets=rows.targets,
-            **given,
+            **self._given,
         )
 
     def _check_targets(self, n_lam: int) -> None:
@@ -233,7 +234,7 @@ _PARAMETERS = """
     inputs : Inputs, Transform, Affine or Noise, optional
         Rows of X, or a transform of all of them, as hyperparameters.
     targets : Targets, optional
-        Targets as hyperparameters, of {soft}.
+        Targets as hyperparameters; see there what this loss makes of them.
     n_threads : int, optional
         Threads for all that is done with this objective; by default what OpenMP allows. The
         results do not depend on it.
@@ -258,7 +259,7 @@ class LeastSquares(LinearModel):
     f(θ, λ) = (1/n) Σ_i s_i ½ (x_iᵀθ − y_i)² + ½ Σ_j (fixed + exp λ_j) θ_j²; with several targets,
     the sum of that over them. θ is then W.ravel(), W of shape (t, p [+ 1]) as in scikit-learn's
     `coef_`, and the penalties are shared by the targets.
-{_PARAMETERS.format(y="Real targets; or of shape (n, t), a column for each of t targets.", soft="one real number each")}
+{_PARAMETERS.format(y="Real targets; or of shape (n, t), a column for each of t targets.")}
     Examples
     --------
     >>> import numpy as np, implicitgrad as ig
@@ -275,7 +276,7 @@ class Logistic(LinearModel):
     __doc__ = f"""Logistic loss of a linear model.
 
     f(θ, λ) = (1/n) Σ_i s_i log(1 + exp(−y_i x_iᵀθ)) + ½ Σ_j (fixed + exp λ_j) θ_j², y_i ∈ {{−1, 1}}.
-{_PARAMETERS.format(y="Labels −1 and 1, 0 and 1, or booleans. With hyperparameters, both classes.", soft="one soft label each")}
+{_PARAMETERS.format(y="Labels −1 and 1, 0 and 1, or booleans. With hyperparameters, both classes.")}
     Examples
     --------
     >>> import numpy as np, implicitgrad as ig
