@@ -253,6 +253,36 @@ def test_weights_that_are_ones_and_inputs_as_given_change_nothing(rng):
         assert_near(f.jac(theta, lam), plain.jac(theta, pen), 1e-14)
 
 
+def test_wide_sparse_rows(rng):
+    """X whose transposed products go by tiles of columns, where no partial sums are kept."""
+    X = scipy.sparse.random_array((300, 40_000), density=0.002, rng=rng, format="csr")
+    y, lam = rng.standard_normal(300), 0.5 * rng.standard_normal(320)
+    blocks = {"sample_weight": ig.SampleWeights(), "targets": ig.Targets(np.arange(20))}
+    theta, q = rng.standard_normal(40_001), rng.standard_normal(40_001)
+    found = [
+        ig.LeastSquares(given, y, fit_intercept=True, **blocks).linearize(theta, lam)
+        for given in (X, X.toarray())
+    ]
+    for name in ("fun", "jac", "jac_lam"):
+        a, b = (np.float64(getattr(at, name)) for at in found)
+        assert np.allclose(a, b, rtol=1e-12, atol=1e-13 * np.max(np.abs(b)))
+    assert_near(found[0].cross.T @ q, found[1].cross.T @ q, 1e-12)
+    assert_near(found[0].cross @ lam, found[1].cross @ lam, 1e-12)
+
+
+def test_labels_that_are_all_hyperparameters_may_be_of_one_class():
+    ones = np.ones(12)
+    f = ig.Logistic(X, ones, penalty=ig.L2(), targets=ig.Targets())
+    assert f.n_lam == 13
+    with pytest.raises(ValueError, match="one class"):
+        ig.Logistic(X, ones, penalty=ig.L2(), targets=ig.Targets([0]))
+
+
+def test_blocks_are_shown():
+    f, _ = BY_NAME["ridge-all-blocks"].objectives()
+    assert "sample_weight=SampleWeights('exp'), inputs=Inputs([8, 3, 21]), targets=T" in repr(f)
+
+
 def test_inputs_of_a_float32_matrix_are_not_rounded(rng):
     X, y = rng.standard_normal((N, P)).astype(np.float32), rng.standard_normal(N)
     f = ig.LeastSquares(X, y, inputs=ig.Inputs([0]))

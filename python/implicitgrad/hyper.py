@@ -346,9 +346,11 @@ class Blocks(NamedTuple):
     inputs: Any
     targets: Any
     blocks: list[Block]
+    all_targets: bool  # whether no target is fixed
+    shown: str  # for __repr__
 
 
-NO_BLOCKS = Blocks(None, None, None, [])
+NO_BLOCKS = Blocks(None, None, None, [], False, "")
 
 
 def bind(
@@ -383,7 +385,11 @@ def bind(
             f"y must be one-dimensional where {blocks[0].name} is a hyperparameter, found shape "
             f"{y.shape}"
         )
-    return Blocks(**made, blocks=blocks)
+    given = (sample_weight if made["weights"] else None, inputs, targets)
+    names = ("sample_weight", "inputs", "targets")
+    shown = [f", {n}={block!r}" for n, block in zip(names, given, strict=True) if block is not None]
+    all_targets = targets is not None and blocks[-1].size == X.shape[0]
+    return Blocks(**made, blocks=blocks, all_targets=all_targets, shown="".join(shown))
 
 
 def refuse_weights(sample_weight: Any, where: str) -> None:

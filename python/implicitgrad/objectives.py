@@ -51,7 +51,8 @@ class LinearModel:
         weights = _arrays.weights(None if rows.weights else sample_weight, n_rows)
         group, n_groups = (penalty or L2("none")).groups(n_features)
         self._blocks = [_penalty_block(n_groups), *rows.blocks]
-        self._check_targets(sum(block.size for block in self._blocks))
+        if not rows.all_targets:
+            self._check_targets(sum(block.size for block in self._blocks))
         self._handle, self._weights = handle, weights
         self._given: dict[str, Any] = {
             "fixed": penalty.fixed if penalty else 0.0,
@@ -60,6 +61,7 @@ class LinearModel:
             "intercept": self.fit_intercept,
             "n_threads": self.n_threads,
         }
+        self._rows = rows
         self._core: Any
         if rows.blocks:
             self._core = self._hyper_model(rows)
@@ -204,7 +206,7 @@ class LinearModel:
         stored = f" CSR, {self.X.nnz} stored" if scipy.sparse.issparse(self.X) else ""
         return (
             f"{type(self).__name__}(<{n} × {p} {self.X.dtype}{stored}>, penalty={self.penalty!r}, "
-            f"fit_intercept={self.fit_intercept})"
+            f"fit_intercept={self.fit_intercept}{self._rows.shown})"
         )
 
 
