@@ -84,7 +84,8 @@ class LinearModel:
     def _hyper_model(self, rows: hyper.Blocks) -> _core.HyperModel:
         """The core's model on rows in which there are blocks of λ."""
         n = len(self.y)
-        coefficients = self._weights / self._weights.sum() if self._weights.size else [1.0 / n] * n
+        w = self._weights
+        coefficients = w / w.sum() if w.size else np.full(n, 1.0 / n)
         loss, y = self._loss, self.y
         if rows.targets and self._soft_targets and self._soft_targets[0] != loss:
             loss, y = self._soft_targets[0], (1.0 + y) / 2.0
