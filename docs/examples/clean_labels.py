@@ -30,6 +30,8 @@ print(f"{hits:.0%} of the {flipped.sum()} rows of the largest influence have a f
 
 best = ig.minimize(f, g, lam, bounds=[(-5, 5)] * f.n_lam)
 weights = 1 / (1 + np.exp(-best.x))
-print(f"mean weight: {weights[flipped].mean():.2f} if flipped, {weights[~flipped].mean():.2f} if not")
+print(
+    f"mean weight: {weights[flipped].mean():.2f} if flipped, {weights[~flipped].mean():.2f} if not"
+)
 for name, model in (("untuned", theta), ("tuned", best.theta)):
     print(f"{name}: test loss {ig.Logistic(*test).fun(model):.3f}")

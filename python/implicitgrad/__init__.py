@@ -25,15 +25,16 @@ if TYPE_CHECKING:
     )
     from ._train import train
     from .callables import Objective
-    from .hyper import Affine, Inputs, Noise, SampleWeights, Targets, Transform
+    from .hyper import Inputs, SampleWeights, Targets
     from .linearization import Linearization
     from .objectives import LeastSquares, Logistic
     from .penalties import L2
+    from .transforms import Affine, Noise, Transform
 
 # Where each public name lives. It is imported when first used, since SciPy's optimisers and linear
 # algebra, which these modules build on, take a quarter of a second to import.
 _HOMES = {
-    "Affine": "hyper",
+    "Affine": "transforms",
     "HyperObjective": "_outer",
     "ImplicitGradResult": "_result",
     "ImplicitGradWarning": "_result",
@@ -43,13 +44,13 @@ _HOMES = {
     "LeastSquares": "objectives",
     "Linearization": "linearization",
     "Logistic": "objectives",
-    "Noise": "hyper",
+    "Noise": "transforms",
     "Objective": "callables",
     "OverfitWarning": "_overfit",
     "ResponseResult": "_result",
     "SampleWeights": "hyper",
     "Targets": "hyper",
-    "Transform": "hyper",
+    "Transform": "transforms",
     "check_hypergrad": "_check",
     "cross_validated": "_cv",
     "implicit_grad": "_implicit",

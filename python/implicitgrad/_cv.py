@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from . import _arrays, _core
+from ._blocks import Block
 from .hyper import refuse_weights
-from .objectives import LeastSquares, LinearModel, Logistic, _penalty_block, effective_rows
+from .objectives import LeastSquares, LinearModel, Logistic, effective_rows
 from .penalties import L2
 
 # Least squares is held as Gram matrices where those, with the factors that are made of them, stay
@@ -257,7 +258,7 @@ class FoldedModel(LinearModel):
 
     def __init__(self, folds: Folds, part: int, penalty: L2 | None, target: int | None):
         group, n_groups = (penalty or L2("none")).groups(folds.X.shape[1])
-        self._blocks = [_penalty_block(n_groups)]
+        self._blocks = [Block("penalty", n_groups, _arrays.logarithms)]
         self.n_threads, self.fit_intercept = folds.n_threads, folds.fit_intercept
         self.penalty, self.X = penalty, folds.X
         self.y = folds.y if target is None else folds.y[:, target]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import _arrays, _implicit, _options, _result, hyper, solvers
+from ._blocks import Block
 from ._cv import FoldedModel
 from ._native import is_native, linearizer, passer
 from ._problem import Point, Problem, tolerance
@@ -111,10 +112,13 @@ class Reweighted(LinearModel):
 
     def __init__(self, f: LinearModel, lam: np.ndarray):
         vars(self).update(vars(f))
-        core = f._core if len(f._blocks) > 1 else f._hyper_model(hyper.NO_BLOCKS)
+        core = f._core
+        if len(f._blocks) == 1:
+            handle = _arrays.matrix(f.X, f.n_threads)[0]
+            core = f._hyper_model(handle, hyper.NO_BLOCKS)
         self._core = core.reweighted(lam)
         self.n_lam = self._core.n_lam
-        self._blocks = [hyper.Block("sample_weight", self.n_lam, _arrays.logarithms)]
+        self._blocks = [Block("sample_weight", self.n_lam, _arrays.logarithms)]
         self._memory = threading.local()
 
 

@@ -44,29 +44,14 @@ class LinearModel:
             raise TypeError(f"penalty must be an implicitgrad.L2 or None, found {penalty!r}")
         self.penalty = penalty
         handle, self.X, checked = _arrays.matrix(X, self.n_threads)
-        n_rows, n_features = self.X.shape
+        n_rows = self.X.shape[0]
         self.y = self._targets(y, n_rows)
-        transform = self._soft_targets[1] if self._soft_targets else None
-        rows = hyper.bind(self.X, self.y, sample_weight, inputs, targets, transform)
-        weights = _arrays.weights(None if rows.weights else sample_weight, n_rows)
-        group, n_groups = (penalty or L2("none")).groups(n_features)
-        self._blocks = [_penalty_block(n_groups), *rows.blocks]
-        if not rows.all_targets:
-            self._check_targets(sum(block.size for block in self._blocks))
-        self._handle, self._weights = handle, weights
-        self._given: dict[str, Any] = {
-            "fixed": penalty.fixed if penalty else 0.0,
-            "n_groups": n_groups,
-            "group": group,
-            "intercept": self.fit_intercept,
-            "n_threads": self.n_threads,
-        }
-        self._rows = rows
-        self._core: Any
-        if rows.blocks:
-            self._core = self._hyper_model(rows)
-        else:
-            self._core = _core.LinearModel(handle, self.y, weights, loss=self._loss, **self._given)
+        as_lam = isinstance(sample_weight, hyper.SampleWeights)
+        self._weights = weights = _arrays.weights(None if as_lam else sample_weight, n_rows)
+        self._in_rows = (sample_weight if as_lam else None), inputs, targets
+        self._core: Any = self._build(handle)
+        if not self._free_targets:
+            self._check_targets(self._core.n_lam)
         self.n_theta: int = self._core.n_theta
         self.n_lam: int = self._core.n_lam
         # The last linearisation, for each thread its own, so that threads do not disturb each other.
@@ -81,21 +66,42 @@ class LinearModel:
 
     _targets = staticmethod(_arrays.targets)
 
-    def _hyper_model(self, rows: hyper.Blocks) -> _core.HyperModel:
-        """The core's model on rows in which there are blocks of λ."""
-        n = len(self.y)
-        w = self._weights
-        coefficients = w / w.sum() if w.size else np.full(n, 1.0 / n)
+    def _build(self, handle: Any) -> Any:
+        """The objective in the core, of X's handle there and what else has been validated."""
+        transform = self._soft_targets[1] if self._soft_targets else None
+        rows = hyper.bind(self.X, self.y, self._in_rows, transform)
+        penalty = hyper.Block("penalty", self._strengths()["n_groups"], _arrays.logarithms)
+        self._blocks = [penalty, *rows.blocks]
+        self._free_targets = rows.free_targets
+        if rows.blocks:
+            return self._hyper_model(handle, rows)
+        return _core.LinearModel(
+            handle, self.y, self._weights, loss=self._loss, **self._strengths()
+        )
+
+    def _strengths(self) -> dict[str, Any]:
+        group, n_groups = (self.penalty or L2("none")).groups(self.X.shape[1])
+        return {
+            "fixed": self.penalty.fixed if self.penalty else 0.0,
+            "n_groups": n_groups,
+            "group": group,
+            "intercept": self.fit_intercept,
+            "n_threads": self.n_threads,
+        }
+
+    def _hyper_model(self, handle: Any, rows: hyper.Blocks) -> _core.HyperModel:
+        """The same with blocks of λ in the rows."""
+        w, n = self._weights, len(self.y)
         loss, y = self._loss, self.y
         if rows.targets and self._soft_targets and self._soft_targets[0] != loss:
             loss, y = self._soft_targets[0], (1.0 + y) / 2.0
         return _core.HyperModel(
-            *(self._handle, y, coefficients),
+            *(handle, y, w / w.sum() if w.size else np.full(n, 1.0 / n)),
             loss=loss,
             weights=rows.weights,
             inputs=rows.inputs,
             targets=rows.targets,
-            **self._given,
+            **self._strengths(),
         )
 
     def _check_targets(self, n_lam: int) -> None:
@@ -207,12 +213,8 @@ class LinearModel:
         stored = f" CSR, {self.X.nnz} stored" if scipy.sparse.issparse(self.X) else ""
         return (
             f"{type(self).__name__}(<{n} × {p} {self.X.dtype}{stored}>, penalty={self.penalty!r}, "
-            f"fit_intercept={self.fit_intercept}{self._rows.shown})"
+            f"fit_intercept={self.fit_intercept}{hyper.shown(self._in_rows)})"
         )
-
-
-def _penalty_block(n_groups: int) -> hyper.Block:
-    return hyper.Block("penalty", n_groups, _arrays.logarithms)
 
 
 _NO_LAM = np.empty(0)
