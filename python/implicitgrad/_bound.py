@@ -56,7 +56,7 @@ def error_bound(point: Any, q: np.ndarray, residual: float, factored: Any) -> fl
     size = norm(q) * UP
     rho = residual * UP + g.gradient_rounding + f.product_rounding * size
     rounding = EPS * (q.size + 8) * (point.direct_norm + f.cross * size)
-    rounding += (f.cross_rounding + g.cross_rounding) * size
+    rounding += f.cross_rounding * size + g.cross_rounding * norm(point.theta)
     bound = (_bound(f, g, size, rho, mu, e) + rounding) * UP
     return bound if bound >= 0 else math.inf  # NaN: inf met 0 on the way
 
