@@ -176,7 +176,7 @@ index hyper_linearization::targets_at() const {
 }
 
 const LossRows& hyper_linearization::rows() const {
-  std::call_once(rows_once_, [this] { rows_ = data().rows(state(), theta().data()); });
+  std::call_once(rows_once_, [this] { rows_ = data().loss_rows(state(), theta().data()); });
   return *rows_;
 }
 

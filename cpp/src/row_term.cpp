@@ -159,7 +159,7 @@ class row_term : public DataTerm {
 
   bool rows_can_be_sampled() const override { return true; }
 
-  std::unique_ptr<LossRows> rows(const data_state& at, const double* theta) const override {
+  std::unique_ptr<LossRows> loss_rows(const data_state& at, const double* theta) const override {
     if (!squares_) return nullptr;
     return make_margin_rows({*x_, *squares_, y_, at.margins, loss_, intercept_, n_threads_}, theta);
   }

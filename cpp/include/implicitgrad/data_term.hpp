@@ -103,7 +103,8 @@ class DataTerm {
   virtual bool rows_can_be_sampled() const { return false; }
 
   /// The rows one by one, at the θ of `at`, which it borrows; null where they are not at hand.
-  virtual std::unique_ptr<LossRows> rows(const data_state& /*at*/, const double* /*theta*/) const {
+  virtual std::unique_ptr<LossRows> loss_rows(const data_state& /*at*/,
+                                              const double* /*theta*/) const {
     return nullptr;
   }
 
