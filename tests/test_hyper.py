@@ -1,6 +1,8 @@
 """Hyperparameters in the rows: every block and their combinations against the oracle, retrained models
 and each other; what is remembered from one λ to the next; and what is refused."""
 
+import copy
+import pickle
 import threading
 
 import numpy as np
@@ -251,6 +253,18 @@ def test_weights_that_are_ones_and_inputs_as_given_change_nothing(rng):
         lam = np.r_[pen, lam]
         assert f.fun(theta, lam) == pytest.approx(plain.fun(theta, pen), rel=1e-14)
         assert_near(f.jac(theta, lam), plain.jac(theta, pen), 1e-14)
+
+
+@every_case
+def test_pickles_and_copies_give_the_same_bits(case, rng):
+    f, _ = case.objectives()
+    lam, q = case.lam(), rng.standard_normal(case.n_theta)
+    want = f.linearize(case.theta(), lam)
+    for twin in (pickle.loads(pickle.dumps(f)), copy.copy(f), copy.deepcopy(f)):
+        got = twin.linearize(case.theta(), lam)
+        assert got.fun == want.fun and np.array_equal(got.jac_lam, want.jac_lam)
+        assert np.array_equal(got.cross.T @ q, want.cross.T @ q)
+        assert repr(twin) == repr(f) and list(twin.split(lam)) == list(f.split(lam))
 
 
 def test_wide_sparse_rows(rng):

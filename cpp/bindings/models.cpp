@@ -1,6 +1,7 @@
 // Linear models and their linearisations.
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <string>
@@ -43,6 +44,19 @@ const double* vector_of(const linearization& at, const block_array& v, const cha
   const const_block in = as_block(v, static_cast<index>(at.jac().size()), name);
   require(in.cols == 1, std::string(name) + " must be one-dimensional");
   return in.data;
+}
+
+/// C(d)ᵀq for each column d.
+block_array cross_change(const linearization& at, const block_array& d, const block_array& q) {
+  const const_block in = as_block(d, static_cast<index>(at.jac().size()), "d");
+  const double* adjoint = vector_of(at, q, "q");
+  block_array out = empty_like_block(d, static_cast<index>(at.jac_lam().size()));
+  const block result = as_output(out);
+  for (index c = 0; c < in.cols; ++c) {
+    const std::vector<double> column = at.cross_change(in.col(c), adjoint);
+    std::copy(column.begin(), column.end(), result.col(c));
+  }
+  return out;
 }
 
 /// [(t + |diagonal ∘ q|) ∘ pattern, (terms of ∇f) ∘ pattern], t the terms of g's gradient.
@@ -217,6 +231,10 @@ void register_models(py::module_& m) {
              py::gil_scoped_release release;
              return at.response_rate(along);
            })
+      .def("cross_change", &cross_change, py::arg("d"), py::arg("q"))
+      .def_property_readonly(
+          "constant_curvature",
+          [](const linearization& at) { return at.curvature_id() == constant_curvature; })
       .def("cross",
            [](const linearization& at, const block_array& u) {
              return cross(at, u, static_cast<index>(at.jac().size()));

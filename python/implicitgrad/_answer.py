@@ -9,6 +9,7 @@ import numpy as np
 from . import _result, solvers
 from ._certificate import Certified, Goal
 from ._core import all_finite, norm
+from ._options import Options
 from ._problem import Point
 from ._result import ImplicitGradResult
 
@@ -20,12 +21,13 @@ class Answer:
     """Gathers the fields of the result as they become known."""
 
     __slots__ = (
-        *("curvature", "damping", "factored", "goal", "method", "nhev", "nit", "point", "q"),
-        *("residual", "step"),
+        *("curvature", "damping", "factored", "goal", "method", "nhev", "nit", "point", "prove"),
+        *("q", "residual", "step"),
     )
 
-    def __init__(self, point: Point, method: str, goal: Goal, damping: float):
-        self.point, self.method, self.goal, self.damping = point, method, goal, damping
+    def __init__(self, point: Point, method: str, goal: Goal, options: Options):
+        self.point, self.method, self.goal = point, method, goal
+        self.damping, self.prove = options.damping, options.bound
         self.q = np.zeros(point.theta.size)
         self.residual = self.step = math.nan
         self.factored: tuple[solvers.Cholesky, np.ndarray] | None = None
@@ -82,7 +84,9 @@ class Answer:
         bound = math.inf
         if not final or why == "terms":
             rest = self.residual * self.point.b_norm
-            bound = self.point.error_bound(self.q, rest, self.factored)
+            # To prove H's curvature takes a factorisation of its own.
+            factored = self.factored if self.prove or not error <= allowed else None
+            bound = self.point.error_bound(self.q, rest, factored)
         if not final:
             error = min(error, bound) if error == error else bound
             if error <= allowed < math.inf:

@@ -303,6 +303,9 @@ class Linearization:
     ) -> _Array: ...
     # ‖Cᵀx‖, ‖∂C[d]ᵀq‖ (inf where it is not known) and ‖d‖ of columns x and d.
     def arrival(self, sent: ArrayLike, q: ArrayLike, /) -> tuple[float, float, float]: ...
+    def cross_change(self, d: ArrayLike, q: ArrayLike) -> _Array: ...  # ∂C[d]ᵀq, d by column
+    @property
+    def constant_curvature(self) -> bool: ...  # whether H does not depend on θ
     def reach(self, v: ArrayLike, /) -> float: ...  # bounds ‖∂C[d]ᵀv‖ / √(dᵀHd)
     def response_rate(self, u: ArrayLike, /) -> float: ...  # the Lipschitz constant of C u in θ
     def cross(self, u: ArrayLike, /) -> _Array: ...

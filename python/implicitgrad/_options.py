@@ -19,7 +19,7 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     **dict.fromkeys(("maxiter", "rank", "terms"), partial(_arrays.integer, least=1)),
     **dict.fromkeys(("atol", "damping"), partial(_arrays.number, nonnegative=True)),
     "step_size": partial(_arrays.number, positive=True),
-    **dict.fromkeys(("polish", "certify", "warn"), _arrays.boolean),
+    **dict.fromkeys(("polish", "certify", "bound", "warn"), _arrays.boolean),
 }
 
 
@@ -38,6 +38,7 @@ class Options:
     atol: float | None = None
     polish: bool = True
     certify: bool | None = None
+    bound: bool = True
     damping: float = 0.0
     preconditioner: Any = "auto"
     rank: int | None = None
@@ -52,7 +53,7 @@ class Options:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, validate(value, name))
-        for name in ("damping", "polish", "warn"):
+        for name in ("bound", "damping", "polish", "warn"):
             if getattr(self, name) is None:
                 raise TypeError(f"{name} must not be None")
         if self.stop is not None and not callable(self.stop):

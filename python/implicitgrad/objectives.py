@@ -64,6 +64,16 @@ class LinearModel:
         if not (self._unchecked or self._core.smooth() or checked):
             _arrays.check_finite(self.X, "X")
 
+    # Copies and pickles hold the data; the core's part is made of it anew, with the same numbers.
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k not in ("_core", "_memory")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        handle, self.X, _ = _arrays.matrix(self.X, self.n_threads)
+        self._core, self._memory = self._build(handle), threading.local()
+
     _targets = staticmethod(_arrays.targets)
 
     def _build(self, handle: Any) -> Any:

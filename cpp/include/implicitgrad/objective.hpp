@@ -15,6 +15,8 @@ class Linearization {
   virtual double fun() const = 0;
   virtual const std::vector<double>& jac() const = 0;
   virtual const Operator& hess() const = 0;
+  /// A bound on the 2-norm of the rounding error in jac(); 0 where none is known.
+  virtual double gradient_rounding() const { return 0.0; }
 };
 
 class Objective {
