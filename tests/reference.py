@@ -97,6 +97,10 @@ class LinearModel:
             return r * r / 2, r, np.ones_like(r)
         if self.loss == "Poisson":
             return np.exp(z) - self.y * z, np.exp(z) - self.y, np.exp(z)
+        if self.loss == "SoftLogistic":  # y is the probability of the class 1
+            up, down = np.logaddexp(0, z), np.logaddexp(0, -z)
+            value = self.y * down + (1 - self.y) * up
+            return value, (1 - self.y) * np.exp(-down) - self.y * np.exp(-up), np.exp(-up - down)
         m = self.y * z
         up, down = np.logaddexp(0, m), np.logaddexp(0, -m)
         return down, -self.y * np.exp(-up), np.exp(-up - down)
@@ -206,6 +210,59 @@ class Softmax(LinearModel):
         N = self.null(lam) / np.sqrt(WIDE(self.K))
         b = b - N @ (N.T @ b)
         return cholesky_solve(self.hess(theta, lam) + N @ N.T, b)
+
+
+class HyperModel(LinearModel):
+    """A linear model whose rows depend on λ: after the penalty's entries, `rows(lam, X, y, s)` gives
+    inputs, targets and weights s_i. Derivatives in λ are central differences in extended precision,
+    extrapolated once: good to about 1e-14."""
+
+    def __init__(self, loss, X, y, rows, penalty, fit_intercept, sample_weight, soft):
+        fixed = 0.1 if penalty == "none" else 0.0
+        super().__init__(loss, X, y, penalty, fixed, fit_intercept, sample_weight)
+        self.rows, self.n_penalty, self.X = rows, self.n_lam, np.asarray(X).astype(WIDE)
+        self.fit_intercept, self.n_lam = fit_intercept, None
+        if soft and loss == "Logistic":
+            self.loss, self.y = "SoftLogistic", (1 + self.y) / 2
+
+    def at(self, lam):
+        """The model of these rows, a function of the strengths alone."""
+        lam = np.asarray(lam, dtype=WIDE)
+        X, y, s = self.rows(lam[self.n_penalty :], self.X, self.y, self.s)
+        model = object.__new__(LinearModel)
+        vars(model).update(vars(self))
+        model.A = np.hstack([X, np.ones((self.n, 1), dtype=WIDE)]) if self.fit_intercept else X
+        model.y, model.s, model.n_lam = y, s, self.n_penalty
+        return model, lam[: self.n_penalty]
+
+    def fun(self, theta, lam):
+        model, strengths = self.at(lam)
+        return model.fun(theta, strengths)
+
+    def jac(self, theta, lam):
+        model, strengths = self.at(lam)
+        return model.jac(theta, strengths)
+
+    def hess(self, theta, lam):
+        model, strengths = self.at(lam)
+        return model.hess(theta, strengths)
+
+    def cross(self, theta, lam):
+        return self._by_lam(lambda x: self.jac(theta, x), lam).T
+
+    def jac_lam(self, theta, lam):
+        return self._by_lam(lambda x: self.fun(theta, x), lam)
+
+    @staticmethod
+    def _by_lam(value, lam):
+        lam, h = np.asarray(lam, dtype=WIDE), WIDE(1e-4)
+
+        def central(u, h):
+            return (value(lam + h * u) - value(lam - h * u)) / (2 * h)
+
+        return np.array(
+            [(4 * central(u, h / 2) - central(u, h)) / 3 for u in np.eye(len(lam), dtype=WIDE)]
+        )
 
 
 def hypergradient(f, g, theta, lam):

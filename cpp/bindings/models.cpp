@@ -8,25 +8,13 @@
 #include <utility>
 
 #include "arrays.hpp"
-#include "implicitgrad/linear_model.hpp"
 #include "implicitgrad/space.hpp"
+#include "linearize.hpp"
 #include "register.hpp"
 
 namespace implicitgrad::python {
 
 namespace {
-
-using linearization = linear_model_linearization;
-
-std::shared_ptr<linearization> linearize(const linear_model& f, const block_array& theta,
-                                         const block_array& lam, bool remember) {
-  const const_block at = as_block(theta, f.n_theta(), "theta");
-  const const_block hyper = as_block(lam, f.n_lam(), "lam");
-  require(at.cols == 1 && hyper.cols == 1, "theta and lam must be one-dimensional");
-  py::gil_scoped_release release;
-  return std::const_pointer_cast<linearization>(std::static_pointer_cast<const linearization>(
-      remember ? f.linearize(at.data, hyper.data) : f.glance(at.data, hyper.data)));
-}
 
 double norm(const std::vector<double>& v) {
   return host_space::norm(static_cast<index>(v.size()), v.data());
@@ -35,15 +23,21 @@ double norm(const std::vector<double>& v) {
 block_array cross(const linearization& at, const block_array& u, index n_theta) {
   const const_block in = as_block(u, static_cast<index>(at.jac_lam().size()), "u");
   block_array out = empty_like_block(u, n_theta);
-  at.cross(in, as_output(out));
+  const block result = as_output(out);
+  py::gil_scoped_release release;
+  at.cross(in, result);
   return out;
 }
 
-block_array cross_transpose(const linearization& at, const block_array& q) {
+/// Cᵀq and, for one vector and where it is wanted, ‖ |C|ᵀ|q| ‖₂.
+std::pair<block_array, double> cross_transpose(const linearization& at, const block_array& q,
+                                               bool with_scale) {
   const const_block in = as_block(q, static_cast<index>(at.jac().size()), "q");
   block_array out = empty_like_block(q, static_cast<index>(at.jac_lam().size()));
-  at.cross_transpose(in, as_output(out));
-  return out;
+  const block result = as_output(out);
+  py::gil_scoped_release release;
+  at.cross_transpose(in, result);
+  return {std::move(out), with_scale ? at.cross_scale(in.data) : 0.0};
 }
 
 const double* vector_of(const linearization& at, const block_array& v, const char* name) {
@@ -103,10 +97,6 @@ void register_models(py::module_& m) {
   py::class_<Objective, std::shared_ptr<Objective>>(m, "NativeObjective")
       .def_property_readonly("n_theta", &Objective::n_theta)
       .def_property_readonly("n_lam", &Objective::n_lam);
-  using labels = py::array_t<index, py::array::c_style | py::array::forcecast>;
-  const auto to_penalty = [](double fixed, index n_groups, const labels& group) {
-    return penalty{fixed, n_groups, {group.data(), group.data() + group.size()}};
-  };
   py::class_<gram_sums, std::shared_ptr<gram_sums>>(m, "GramSums")
       .def(py::init([](std::shared_ptr<Matrix> x, bool intercept, const block_array& y,
                        const block_array& weights, const labels& rows, const block_array& offset,
@@ -140,10 +130,9 @@ void register_models(py::module_& m) {
       });
 
   py::class_<linear_model, Objective, std::shared_ptr<linear_model>>(m, "LinearModel")
-      .def(py::init([to_penalty](std::shared_ptr<Matrix> x, const block_array& y,
-                                 const block_array& weights, std::string loss, double fixed,
-                                 index n_groups, const labels& group, bool intercept, int n_threads,
-                                 index classes) {
+      .def(py::init([](std::shared_ptr<Matrix> x, const block_array& y, const block_array& weights,
+                       std::string loss, double fixed, index n_groups, const labels& group,
+                       bool intercept, int n_threads, index classes) {
              penalty pen = to_penalty(fixed, n_groups, group);
              if (loss == "softmax")
                return std::make_shared<linear_model>(
@@ -158,15 +147,16 @@ void register_models(py::module_& m) {
            py::arg("classes") = 1)
       .def_static(
           "of_grams",
-          [to_penalty](const std::vector<std::shared_ptr<gram_sums>>& folds, index target,
-                       double fixed, index n_groups, const labels& group, int n_threads) {
+          [](const std::vector<std::shared_ptr<gram_sums>>& folds, index target, double fixed,
+             index n_groups, const labels& group, int n_threads) {
             auto data = make_gram_term({folds.begin(), folds.end()}, target, n_threads);
             return std::make_shared<linear_model>(std::move(data),
                                                   to_penalty(fixed, n_groups, group));
           },
           py::arg("folds"), py::arg("target"), py::arg("fixed"), py::arg("n_groups"),
           py::arg("group"), py::arg("n_threads"))
-      .def("linearize", &linearize, py::arg("theta"), py::arg("lam"), py::arg("remember") = true)
+      .def("linearize", &linearize<linear_model>, py::arg("theta"), py::arg("lam"),
+           py::arg("remember") = true)
       .def("finite", [](const linear_model& f) {
         py::gil_scoped_release release;
         return f.data().finite();
@@ -175,6 +165,10 @@ void register_models(py::module_& m) {
   py::class_<linearization, std::shared_ptr<linearization>>(m, "Linearization")
       .def("first_order",
            [](const linearization& at) {
+             {
+               py::gil_scoped_release release;  // what jac_lam takes is computed now
+               at.jac_lam();
+             }
              return py::make_tuple(at.fun(), copy_vector(at.jac()), norm(at.jac()),
                                    copy_vector(at.jac_lam()), norm(at.jac_lam()));
            })
@@ -216,8 +210,8 @@ void register_models(py::module_& m) {
                return at.errors();
              }();
              return py::make_tuple(e.hess, e.third, e.radius, e.least, e.most, e.cross, e.rate,
-                                   e.reach, e.gradient_rounding, e.product_rounding,
-                                   e.gradient_terms);
+                                   e.reach, e.cross_rounding, e.gradient_rounding,
+                                   e.product_rounding, e.gradient_terms);
            })
       .def("gradient_terms",
            [](const linearization& at, bool by_row) {
@@ -233,23 +227,43 @@ void register_models(py::module_& m) {
              const auto size = static_cast<index>(at.jac().size());
              const const_block in = as_block(sent, size, "sent");
              require(in.cols == 2, "sent must have two columns");
-             return py::make_tuple(norm(at.cross_change(nullptr, in.col(0))),
-                                   norm(at.cross_change(in.col(1), vector_of(at, q, "q"))),
-                                   host_space::norm(size, in.col(1)));
+             const double* adjoint = vector_of(at, q, "q");
+             std::vector<double> reached(at.jac_lam().size());
+             const double changed = [&] {
+               py::gil_scoped_release release;
+               at.cross_transpose(in.head(1),
+                                  {reached.data(), static_cast<index>(reached.size()), 1});
+               return norm(at.cross_change(in.col(1), adjoint));
+             }();
+             return py::make_tuple(norm(reached), changed, host_space::norm(size, in.col(1)));
+           })
+      .def("reach",
+           [](const linearization& at, const block_array& v) {
+             const double* of = vector_of(at, v, "v");
+             py::gil_scoped_release release;
+             return at.reach(of);
+           })
+      .def("response_rate",
+           [](const linearization& at, const block_array& u) {
+             const auto n_lam = static_cast<index>(at.jac_lam().size());
+             const double* along = as_block(u, n_lam, "u").data;
+             py::gil_scoped_release release;
+             return at.response_rate(along);
            })
       .def("cross_change", &cross_change, py::arg("d"), py::arg("q"))
       .def_property_readonly(
           "constant_curvature",
           [](const linearization& at) { return at.curvature_id() == constant_curvature; })
-      .def("reach", [](const linearization& at,
-                       const block_array& v) { return at.reach(vector_of(at, v, "v")); })
       .def("cross",
            [](const linearization& at, const block_array& u) {
              return cross(at, u, static_cast<index>(at.jac().size()));
            })
-      .def("cross_transpose", &cross_transpose)
+      .def("cross_transpose",
+           [](const linearization& at, const block_array& q) {
+             return cross_transpose(at, q, false).first;
+           })
       .def("cross_transpose_and_scale", [](const linearization& at, const block_array& q) {
-        return py::make_tuple(cross_transpose(at, q), at.cross_scale(q.data()));
+        return cross_transpose(at, q, true);
       });
 }
 

@@ -8,5 +8,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   register_solvers(m);
   register_matrices(m);
   register_models(m);
+  register_hyper(m);
   register_training(m);
 }

@@ -11,6 +11,7 @@ void register_operators(py::module_& m);
 void register_solvers(py::module_& m);
 void register_matrices(py::module_& m);
 void register_models(py::module_& m);
+void register_hyper(py::module_& m);
 void register_training(py::module_& m);
 
 }  // namespace implicitgrad::python

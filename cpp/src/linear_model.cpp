@@ -232,10 +232,14 @@ void linear_model_linearization::cross_transpose(const_block q, block out) const
 std::vector<double> linear_model_linearization::cross_change(const double* d,
                                                              const double* q) const {
   std::vector<double> out(rates_.size());
-  for_penalised([&](index i, index at, index l) {
-    out[l] += (d ? rates_[l] * d[i] : cross_column_[at]) * q[i];
-  });
+  for_penalised([&](index i, index, index l) { out[l] += rates_[l] * d[i] * q[i]; });
   return out;
+}
+
+double linear_model_linearization::response_rate(const double* u) const {
+  double largest = 0.0;
+  for (std::size_t l = 0; l < rates_.size(); ++l) largest = std::max(largest, std::abs(u[l]));
+  return rate_ * largest * (1.0 + 16.0 * DBL_EPSILON);
 }
 
 double linear_model_linearization::reach(const double* v) const {
@@ -283,7 +287,7 @@ error_terms linear_model_linearization::errors() const {
   if (largest > 0.0) {
     // The penalised block of H⁻¹ is at most that of diag(strength)⁻¹, with an intercept too: the
     // Schur complement that it is the inverse of is diag(strength) and something semidefinite.
-    e.reach = reach(theta_.data());
+    e.reach = linear_model_linearization::reach(theta_.data());
     std::vector<double> square(jac_lam_.size());
     for_penalised([&](index, index at, index l) {
       const double relative = cross_column_[at] / largest;

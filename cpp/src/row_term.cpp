@@ -18,8 +18,9 @@ namespace {
 class row_term : public WeightedRows {
  public:
   row_term(std::shared_ptr<const Matrix> x, std::vector<double> y, std::vector<double> weights,
-           std::string loss, bool intercept, int n_threads)
-      : WeightedRows(std::move(x), std::move(weights), intercept, n_threads),
+           std::string loss, bool intercept, int n_threads,
+           std::shared_ptr<const std::vector<double>> squares = nullptr)
+      : WeightedRows(std::move(x), std::move(weights), intercept, n_threads, std::move(squares)),
         y_(std::move(y)),
         loss_(std::move(loss)) {
     targets_ = static_cast<index>(y_.size()) / rows();
@@ -38,6 +39,7 @@ class row_term : public WeightedRows {
     state.curvature.resize(static_cast<std::size_t>(n * folds_));
     state.values.resize(static_cast<std::size_t>(m));
     state.slopes.resize(static_cast<std::size_t>(m));
+    if (squares_) state.margins.resize(static_cast<std::size_t>(n));
     std::vector<kernels::margin_sums> partial(static_cast<std::size_t>(x_->blocks(m).count() * m));
     static std::atomic<std::uint64_t> last_id{constant_curvature};
     visit_loss(loss_, [&](auto loss) {
@@ -47,6 +49,7 @@ class row_term : public WeightedRows {
     fused_pass(
         *x_, intercept_, {theta, size(), m},
         [&](index begin, index count, index b, double* z, index ldz) {
+          if (squares_) std::copy_n(z, count, state.margins.data() + begin);
           for (index c = 0; c < m; ++c) {
             const index of_target = c % targets_ * n + begin, of_fold = c / targets_ * n + begin;
             const auto [value, slopes] =
@@ -158,6 +161,11 @@ class row_term : public WeightedRows {
     return out;
   }
 
+  std::unique_ptr<LossRows> loss_rows(const data_state& at, const double* theta) const override {
+    if (!squares_) return nullptr;
+    return make_margin_rows({*x_, *squares_, y_, at.margins, loss_, intercept_, n_threads_}, theta);
+  }
+
   std::unique_ptr<HessianSketch> sketch(const data_state& at, index sampled,
                                         std::uint64_t seed) const override {
     return std::make_unique<row_sketch>(x_, intercept_, mean_curvature(at).data(), sampled, seed,
@@ -201,6 +209,15 @@ std::shared_ptr<const DataTerm> make_row_term(std::shared_ptr<const Matrix> x,
                                               std::string loss, bool intercept, int n_threads) {
   return std::make_shared<row_term>(std::move(x), std::move(y), std::move(weights), std::move(loss),
                                     intercept, n_threads);
+}
+
+std::shared_ptr<const DataTerm> make_row_term(std::shared_ptr<const Matrix> x,
+                                              std::shared_ptr<const std::vector<double>> squares,
+                                              std::vector<double> y,
+                                              std::vector<double> coefficients, std::string loss,
+                                              bool intercept, int n_threads) {
+  return std::make_shared<row_term>(std::move(x), std::move(y), std::move(coefficients),
+                                    std::move(loss), intercept, n_threads, std::move(squares));
 }
 
 }  // namespace implicitgrad

@@ -12,8 +12,9 @@
 namespace implicitgrad {
 
 WeightedRows::WeightedRows(std::shared_ptr<const Matrix> x, std::vector<double> weights,
-                           bool intercept, int n_threads)
-    : x_(std::move(x)), weights_(std::move(weights)) {
+                           bool intercept, int n_threads,
+                           std::shared_ptr<const std::vector<double>> squares)
+    : x_(std::move(x)), squares_(std::move(squares)), weights_(std::move(weights)) {
   const index n = rows();
   features_ = x_->cols();
   intercept_ = intercept;
@@ -22,7 +23,7 @@ WeightedRows::WeightedRows(std::shared_ptr<const Matrix> x, std::vector<double> 
   require(weights_.empty() || (folds_ >= 1 && static_cast<index>(weights_.size()) == n * folds_),
           "sample_weight must have one entry for each row of X");
   require(n_threads >= 1, "n_threads must be at least 1");
-  for (index f = 0; f < folds_ && !weights_.empty(); ++f) {
+  for (index f = 0; f < folds_ && !weights_.empty() && !squares_; ++f) {
     double* w = weights_.data() + f * n;
     const double total = std::accumulate(w, w + n, 0.0);
     require(total > 0.0 && std::isfinite(total), "sample_weight must have a positive, finite sum");
@@ -62,11 +63,12 @@ void WeightedRows::measure() const {
   const row_blocks blocks = x_->blocks(1);
   std::vector<double> square(static_cast<std::size_t>(blocks.count() * folds_));
   std::vector<double> cube(square.size());
+  if (squares_) norms_.of_rows = *squares_;
   norms_.of_rows.resize(static_cast<std::size_t>(n));
   double* of_rows = norms_.of_rows.data();
   poll_interrupt();
   parallel_for(blocks.count(), n_threads_, [&](index b, int) {
-    for (index begin = blocks.begin(b); begin < blocks.end(b); begin += panel)
+    for (index begin = blocks.begin(b); begin < blocks.end(b) && !squares_; begin += panel)
       x_->row_squares(begin, std::min(begin + panel, blocks.end(b)), of_rows + begin);
     for (index i = blocks.begin(b); i < blocks.end(b); ++i) {
       if (intercept_) of_rows[i] += 1.0;

@@ -20,9 +20,10 @@ class WeightedRows : public DataTerm {
   double gradient_terms_norm(const data_state& at, double) const override;
 
  protected:
-  /// `weights` is empty or rows × folds, and is scaled so that each column sums to `share`.
+  /// `weights` is empty or rows × folds, and is scaled so that each column sums to `share`; with
+  /// `squares`, the ‖x_i‖², it is one coefficient a row, as it is.
   WeightedRows(std::shared_ptr<const Matrix> x, std::vector<double> weights, bool intercept,
-               int n_threads);
+               int n_threads, std::shared_ptr<const std::vector<double>> squares = nullptr);
 
   index rows() const { return x_->rows(); }
   /// w_i, i = begin, …, of a fold; null where all of them are even().
@@ -48,6 +49,7 @@ class WeightedRows : public DataTerm {
   const std::vector<double>& column_norms() const;
 
   std::shared_ptr<const Matrix> x_;
+  std::shared_ptr<const std::vector<double>> squares_;  // ‖x_i‖², for coefficients as given
 
  private:
   void measure() const;

@@ -88,6 +88,38 @@ TEST_CASE("what overflows is infinite, never NaN, as long as z is not") {
   CHECK(poisson_loss::at(-800.0, 0.0).value == 0.0);
 }
 
+TEST_CASE("the loss of a soft label is a mixture, as exact as the logistic loss of a hard one") {
+  for (const double z : margins) {
+    for (const double y : {0.0, 1.0}) {
+      const margin_terms soft = soft_logistic_loss::at(z, y);
+      const margin_terms hard = logistic_loss::at(z, 2.0 * y - 1.0);
+      CHECK(relative_error(soft.value, hard.value) <= 4 * DBL_EPSILON);
+      CHECK(relative_error(soft.first, hard.first) <= 4 * DBL_EPSILON);
+      CHECK(relative_error(soft.second, hard.second) <= 4 * DBL_EPSILON);
+    }
+    const margin_terms soft = soft_logistic_loss::at(z, 0.25);
+    const double mixed =
+        0.25 * logistic_loss::at(z, 1.0).value + 0.75 * logistic_loss::at(z, -1.0).value;
+    CHECK(relative_error(soft.value, mixed) <= 4 * DBL_EPSILON);
+  }
+  for (const double z : {-4.0, -0.5, 0.1, 2.0})
+    for (const double y : {0.0, 0.3, 1.0}) check_differences<soft_logistic_loss>(z, y);
+}
+
+TEST_CASE("derivatives in the target match differences") {
+  const double h = 1e-6;
+  const auto check = [&](auto loss, double z, double y) {
+    const margin_terms above = loss.at(z, y + h), below = loss.at(z, y - h);
+    const target_terms t = loss.by_target(z, y);
+    CHECK((above.value - below.value) / (2 * h) == doctest::Approx(t.value).epsilon(1e-8));
+    CHECK((above.first - below.first) / (2 * h) == doctest::Approx(t.first).epsilon(1e-8));
+  };
+  for (const double z : {-2.0, 0.3, 5.0}) {
+    check(squared_loss{}, z, 0.7);
+    check(soft_logistic_loss{}, z, 0.7);
+  }
+}
+
 TEST_CASE("saturation gives limits, not NaN") {
   for (const double z : {800.0, 1e300, inf}) {
     const margin_terms right = logistic_loss::at(z, 1.0), wrong = logistic_loss::at(z, -1.0);

@@ -11,36 +11,52 @@ if TYPE_CHECKING:
     from ._check import check_hypergrad
     from ._cv import cross_validated
     from ._implicit import implicit_grad
+    from ._influence import influence
     from ._loo import leave_one_out
     from ._minimize import minimize
     from ._outer import HyperObjective
     from ._overfit import OverfitWarning
     from ._response import response
-    from ._result import ImplicitGradResult, ImplicitGradWarning, ResponseResult
+    from ._result import (
+        ImplicitGradResult,
+        ImplicitGradWarning,
+        InfluenceResult,
+        ResponseResult,
+    )
     from ._train import train
     from .callables import Objective
+    from .hyper import Inputs, SampleWeights, Targets
     from .linearization import Linearization
     from .objectives import LeastSquares, Logistic, Poisson, Softmax
     from .penalties import L2
+    from .transforms import Affine, Noise, Transform
 
 # Where each public name lives. It is imported when first used, since SciPy's optimisers and linear
 # algebra, which these modules build on, take a quarter of a second to import.
 _HOMES = {
+    "Affine": "transforms",
     "HyperObjective": "_outer",
     "ImplicitGradResult": "_result",
     "ImplicitGradWarning": "_result",
+    "InfluenceResult": "_result",
+    "Inputs": "hyper",
     "L2": "penalties",
     "LeastSquares": "objectives",
     "Linearization": "linearization",
     "Logistic": "objectives",
+    "Noise": "transforms",
     "Objective": "callables",
     "OverfitWarning": "_overfit",
     "Poisson": "objectives",
     "ResponseResult": "_result",
+    "SampleWeights": "hyper",
     "Softmax": "objectives",
+    "Targets": "hyper",
+    "Transform": "transforms",
     "check_hypergrad": "_check",
     "cross_validated": "_cv",
     "implicit_grad": "_implicit",
+    "influence": "_influence",
     "leave_one_out": "_loo",
     "minimize": "_minimize",
     "response": "_response",
@@ -49,21 +65,29 @@ _HOMES = {
 
 __all__ = [
     "L2",
+    "Affine",
     "HyperObjective",
     "ImplicitGradResult",
     "ImplicitGradWarning",
+    "InfluenceResult",
+    "Inputs",
     "LeastSquares",
     "Linearization",
     "Logistic",
+    "Noise",
     "Objective",
     "OverfitWarning",
     "Poisson",
     "ResponseResult",
+    "SampleWeights",
     "Softmax",
+    "Targets",
+    "Transform",
     "build_info",
     "check_hypergrad",
     "cross_validated",
     "implicit_grad",
+    "influence",
     "leave_one_out",
     "minimize",
     "response",

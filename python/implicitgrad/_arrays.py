@@ -54,16 +54,43 @@ def vector(value: Any, size: int, name: str, owner: str) -> np.ndarray:
     return array
 
 
-def hyperparameters(lam: Any, size: int, name: str, owner: str) -> np.ndarray:
-    """λ on the log scale: as `vector`, and exp(λ) must neither overflow nor underflow."""
-    array = vector(lam, size, name, owner)
-    if not _core.within(array, LAM_MIN, LAM_MAX):
-        i = int(np.argmax((array < LAM_MIN) | (array > LAM_MAX)))
-        raise ValueError(
-            f"{name}[{i}] = {array[i]} is out of range: exp({name}) must neither overflow nor "
-            f"underflow, so {name} must lie in [{LAM_MIN:.2f}, {LAM_MAX:.2f}]"
+class OutOfRange(ValueError):
+    """λ at which a transform of it overflows or underflows: a later one may be an optimiser's step."""
+
+
+def within(
+    lam: np.ndarray, name: str, begin: int, low: float, high: float, what: str = "exp"
+) -> None:
+    """Refuse a block of λ, beginning at entry `begin`, whose transform leaves the range of doubles."""
+    if not _core.within(lam, low, high):
+        i = int(np.argmax((lam < low) | (lam > high)))
+        raise OutOfRange(
+            f"{name}[{begin + i}] = {lam[i]} is out of range: {what}({name}) must neither overflow nor "
+            f"underflow, so {name} must lie in [{low:.2f}, {high:.2f}]"
         )
-    return array
+
+
+def logarithms(lam: np.ndarray, name: str, begin: int) -> None:
+    """Refuse a block of λ of which an exponential overflows or underflows."""
+    within(lam, name, begin, LAM_MIN, LAM_MAX)
+
+
+def group_labels(value: Any, name: str, of: str) -> np.ndarray:
+    """Integer labels 0 … G−1, each of them in use, one for each `of`."""
+    given = real_array(value, name)
+    if given.ndim != 1 or given.size == 0:
+        raise ValueError(f"{name} must hold one group label a {of}, found shape {given.shape}")
+    if given.dtype.kind not in "iu":
+        raise TypeError(f"{name} must hold integer group labels, found dtype {given.dtype}")
+    if given.min() < 0:
+        raise ValueError(f"{name} holds the negative group label {given.min()}")
+    unused = np.setdiff1d(np.arange(min(int(given.max()), given.size) + 1), given)
+    if unused.size:
+        raise ValueError(
+            f"{name} must use every group label from 0 to its largest, {given.max()}; "
+            f"label {unused[0]} has no {of}"
+        )
+    return given.astype(np.int64)
 
 
 def matrix(X: Any, n_threads: int) -> tuple[Any, Any, bool]:

@@ -36,6 +36,7 @@ class Terms(NamedTuple):
     cross: float  # ‖C‖₂
     rate: float  # and its Lipschitz constant
     reach: float  # ‖CᵀH^(−1/2)‖₂
+    cross_rounding: float  # 2-norm of the rounding error in C
     gradient_rounding: float  # 2-norm of the rounding error in ∇θf
     product_rounding: float  # and in H v, relative to ‖v‖₂
     gradient_terms: float  # 2-norm of the sizes of the terms that ∇θf is the sum of, from above
@@ -56,6 +57,7 @@ def error_bound(point: Any, q: np.ndarray, residual: float, factored: Any) -> fl
     size = norm(q) * UP
     rho = residual * UP + g.gradient_rounding + f.product_rounding * size
     rounding = EPS * (q.size + 8) * (point.direct_norm + f.cross * size)
+    rounding += f.cross_rounding * size + g.cross_rounding * norm(point.theta)
     if e > g.radius:
         return math.inf
     bound = (_bound(f, g, size, rho, mu, e) + rounding) * UP
@@ -94,23 +96,19 @@ def reach(point: Any, mu: float) -> float:
 def response_bound(
     f: Terms, u: np.ndarray, w: np.ndarray, residual: float, point: Any, factored: Any
 ) -> float:
-    """The same for the response w to u, which solves H w = −C u with a residual of this norm: as C u
-    has the Lipschitz constant L_C max|u_l|,
+    """The same for the response w to u, which solves H w = −C u with a residual of this norm: with
+    the Lipschitz constant L_u of C u in θ,
 
-        ‖w − w⋆‖ ≤ (ρ + e (L_C max|u_l| + L_H ‖w‖)) / μ.
+        ‖w − w⋆‖ ≤ (ρ + e (L_u + L_H ‖w‖)) / μ.
     """
     mu, e = _ball(f, point.stationarity * UP + f.gradient_rounding, point.theta, factored)
     if not mu > 0:
         return math.inf
     size = norm(w) * UP
     rho = residual * UP + 4 * EPS * point.b_norm + f.product_rounding * size
-    bound = (rho + e * (response_rate(f, u) + f.third * size)) / mu * UP
+    rho += f.cross_rounding * norm(u)
+    bound = (rho + e * (point.F._core.response_rate(u) + f.third * size)) / mu * UP
     return bound if bound >= 0 else math.inf
-
-
-def response_rate(f: Terms, u: np.ndarray) -> float:
-    """The Lipschitz constant of C u in θ: C has one entry a row, e^λ θ_j."""
-    return f.rate * float(np.max(np.abs(u), initial=0.0)) * UP
 
 
 def _native(point: Any) -> bool:

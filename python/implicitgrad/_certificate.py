@@ -179,7 +179,7 @@ def linear_part(
     allowed."""
     value, nhev = point.value(q), 0
     for attempt in range(POLISH_STEPS + 1):
-        error = norm(value - point.value(solution.checkpoint))
+        error = norm(point.carried(q - solution.checkpoint))
         allowed = goal.allowed(point, q, value)
         if error <= 0.3 * allowed or solution.status == "stagnated" or attempt == POLISH_STEPS:
             break

@@ -237,6 +237,51 @@ class LinearModel(NativeObjective):
     ) -> Linearization: ...
     def finite(self) -> bool: ...  # whether the norms of X's rows are
 
+class RowMap:  # row i is entry slot[i] of t(λ), or not λ's where that is -1
+    def __init__(self, transform: str, n_lam: int, slot: ArrayLike, /) -> None: ...
+
+class InputMap:
+    @property
+    def n_lam(self) -> int: ...
+
+class InputRows(InputMap):
+    def __init__(self, rows: ArrayLike, width: int, /) -> None: ...
+
+class CallbackInputs(InputMap):
+    def __init__(
+        self,
+        value: Callable[[_Array], _Array],
+        pull: Callable[[_Array, _Array], _Array],
+        push: Callable[[_Array, _Array], _Array],
+        rows: int,
+        cols: int,
+        n_lam: int,
+        /,
+    ) -> None: ...
+
+class HyperModel(NativeObjective):
+    def __init__(
+        self,
+        x: Matrix,
+        y: ArrayLike,
+        coefficients: ArrayLike,
+        loss: str,
+        fixed: float,
+        n_groups: int,
+        group: ArrayLike,
+        intercept: bool,
+        n_threads: int,
+        weights: RowMap | None,
+        inputs: InputMap | None,
+        targets: RowMap | None,
+    ) -> None: ...
+    def linearize(
+        self, theta: ArrayLike, lam: ArrayLike, remember: bool = True
+    ) -> Linearization: ...
+    def finite(self) -> bool: ...
+    # The model at lam, with factors e^μ of its coefficients as the only hyperparameters.
+    def reweighted(self, lam: ArrayLike, /) -> HyperModel: ...
+
 class Linearization:
     # fun, jac and its norm, jac_lam and its norm
     def first_order(self) -> tuple[float, _Array, float, _Array, float]: ...
@@ -264,12 +309,13 @@ class Linearization:
         by_row: bool,
         /,
     ) -> _Array: ...
-    # ‖Cᵀx‖, ‖C(d)ᵀq‖ and ‖d‖ of columns x and d; C is linear in θ, and C(d) is C at d.
+    # ‖Cᵀx‖, ‖∂C[d]ᵀq‖ (inf where it is not known) and ‖d‖ of columns x and d.
     def arrival(self, sent: ArrayLike, q: ArrayLike, /) -> tuple[float, float, float]: ...
-    def cross_change(self, d: ArrayLike, q: ArrayLike) -> _Array: ...  # C(d)ᵀq, d by column
+    def cross_change(self, d: ArrayLike, q: ArrayLike) -> _Array: ...  # ∂C[d]ᵀq, d by column
     @property
     def constant_curvature(self) -> bool: ...  # whether H does not depend on θ
-    def reach(self, v: ArrayLike, /) -> float: ...  # bounds ‖C(v)ᵀu‖ / √(uᵀHu)
+    def reach(self, v: ArrayLike, /) -> float: ...  # bounds ‖∂C[d]ᵀv‖ / √(dᵀHd)
+    def response_rate(self, u: ArrayLike, /) -> float: ...  # the Lipschitz constant of C u in θ
     def cross(self, u: ArrayLike, /) -> _Array: ...
     def cross_transpose(self, q: ArrayLike, /) -> _Array: ...
     def cross_transpose_and_scale(self, q: ArrayLike, /) -> tuple[_Array, float]: ...

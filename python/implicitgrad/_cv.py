@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from . import _arrays, _core
+from ._blocks import Block
+from .hyper import refuse_weights
 from .objectives import LeastSquares, LinearModel, Softmax, effective_rows
 from .penalties import L2
 
@@ -124,6 +126,7 @@ class Folds:
         self.y = objective._targets(y, n)
         if not (checked or self.handle.all_finite(self.n_threads)):
             _arrays.check_finite(np.asarray(self.X), "X")
+        refuse_weights(sample_weight, "cross_validated")
         weights = _arrays.weights(sample_weight, n)
         self.weights = weights if weights.size else np.ones(n)
         self.classes = _arrays.n_classes(y, None) if issubclass(objective, Softmax) else 1
@@ -263,6 +266,7 @@ class FoldedModel(LinearModel):
 
     def __init__(self, folds: Folds, part: int, penalty: L2 | None, target: int | None):
         group, n_groups = (penalty or L2("none")).groups(folds.X.shape[1])
+        self._blocks = [Block("penalty", n_groups, _arrays.logarithms)]
         self.n_threads, self.fit_intercept = folds.n_threads, folds.fit_intercept
         self.penalty, self.X = penalty, folds.X
         self.y = folds.y if target is None else folds.y[:, target]

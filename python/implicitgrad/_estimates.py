@@ -21,7 +21,7 @@ import numpy as np
 
 from . import _implicit, _train, solvers
 from ._core import norm
-from ._outer import HyperObjective, out_of_range
+from ._outer import HyperObjective
 from ._result import NON_FINITE, ImplicitGradResult
 from .linearization import cross_vjp
 
@@ -101,7 +101,7 @@ class Estimator:
     def near(self, lam: np.ndarray, there: Estimate) -> Estimate | None:
         """At λ, from the estimate at a λ not far away; None where training or the solve fails."""
         self.h.nfev += 1
-        if self.problem.native and out_of_range(lam):
+        if not self.problem.in_range(lam):
             return None
         return self._newton(lam, there)
 

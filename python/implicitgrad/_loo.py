@@ -28,6 +28,7 @@ from scipy.special import expit
 
 from ._core import norm
 from ._loo_algebra import Dual, Primal, Rows
+from .hyper import refuse_weights
 from .linearization import EXACT, Linearization, Noise
 from .objectives import LeastSquares, LinearModel, Logistic
 from .penalties import L2
@@ -131,6 +132,7 @@ def leave_one_out(
         raise TypeError(f"objective must be the class {names}, found {objective!r}")
     if np.ndim(y) > 1:
         raise ValueError(f"y must be one-dimensional here, found shape {np.shape(y)}")
+    refuse_weights(sample_weight, "leave_one_out")
     shared = {
         "fit_intercept": fit_intercept,
         "sample_weight": sample_weight,

@@ -126,9 +126,9 @@ class HyperObjective:
         failed = math.inf, np.zeros(lam.shape)
         try:
             lam = self._problem.check_lam(lam).copy()
-        except ValueError:
-            # A first λ out of range is the caller's mistake, a later one an optimiser's long step.
-            if self.theta is not None and out_of_range(lam):
+        except _arrays.OutOfRange:
+            # A first one is the caller's mistake, a later one an optimiser's long step.
+            if self.theta is not None:
                 return failed
             raise
         if not self._train(lam):
@@ -180,12 +180,6 @@ class HyperObjective:
             return math.inf
         assert self.theta is not None
         return float(self._problem.at(self.theta, lam).G.fun)
-
-
-def out_of_range(lam: np.ndarray) -> bool:
-    return bool(np.isfinite(lam).all()) and bool(
-        ((lam < _arrays.LAM_MIN) | (lam > _arrays.LAM_MAX)).any()
-    )
 
 
 def failed_at_start(h: HyperObjective, lam: np.ndarray) -> OptimizeResult:

@@ -42,11 +42,20 @@ class Problem:
         )
 
     def check_lam(self, lam: Any, name: str = "lam") -> np.ndarray:
+        if self.native:
+            return self.f._hyperparameters(lam, name, "f")
         n_lam = getattr(self.f, "n_lam", None)
-        check = _arrays.hyperparameters if self.native else _arrays.vector
         if n_lam is None:
             n_lam = getattr(self.g, "n_lam", None) or np.size(lam)
-        return check(lam, n_lam, name, "f")
+        return _arrays.vector(lam, n_lam, name, "f")
+
+    def in_range(self, lam: np.ndarray) -> bool:
+        """Whether nothing that f makes of λ overflows or underflows, as far as that is known."""
+        try:
+            self.check_lam(lam)
+        except _arrays.OutOfRange:
+            return False
+        return True
 
     def check_theta(self, theta: Any, name: str = "theta") -> np.ndarray:
         n_theta = getattr(self.f, "n_theta", None)

@@ -181,4 +181,4 @@ class ResponsePoint(Point):
     def _push(self, q: np.ndarray) -> float:
         """The Lipschitz constant of −C u − H w in θ."""
         f = self.terms[0]
-        return math.inf if f is None else _bound.response_rate(f, self.u) + f.third * norm(q)
+        return math.inf if f is None else self.F._core.response_rate(self.u) + f.third * norm(q)

@@ -74,6 +74,30 @@ class ResponseResult(OptimizeResult):
     """
 
 
+class InfluenceResult(OptimizeResult):
+    """What `influence` returns: an `OptimizeResult` with these fields.
+
+    Attributes
+    ----------
+    influence : ndarray, shape (n,)
+        dg/dlog w_i = −c_i (∇θℓ_i)ᵀq, c_i = w_i / Σw being the coefficient of row i in f.
+    fun : float
+        g(θ, λ).
+    adjoint : ndarray, shape (n_theta,)
+        q ≈ H⁻¹∇θg.
+    theta : ndarray, shape (n_theta,)
+        The θ at which this was evaluated: the given one, or a polished one.
+    error : float
+        Estimate of ‖influence − exact‖₂; inf where none could be made.
+    error_bound : float
+        A guaranteed bound on the same, or inf where none is known.
+    success : bool
+        Whether error ≤ max(tol · ‖influence‖₂, atol) and the theorem applies.
+    residual, stationarity, curvature, status, message, nit, nhev, method
+        As in `ImplicitGradResult`.
+    """
+
+
 # How a solve can end, the status it gives, and what is said about it.
 OK, LIMIT, NEGATIVE, SINGULAR, NOT_STATIONARY, NON_FINITE, STOPPED = 0, 1, 2, 3, 4, 5, 99
 
@@ -159,6 +183,13 @@ def describe(why: str, **found: Any) -> tuple[int, str]:
     status, text = _ENDINGS[why]
     smallest, largest = found.pop("curvature") or (math.nan, math.nan)
     return status, text.format(smallest=smallest, largest=largest, **found)
+
+
+def of_influence(text: str) -> str:
+    """A message about a hypergradient as one about influences."""
+    return text.replace("The hypergradient is", "The influence is").replace(
+        "the hypergradient", "the influence"
+    )
 
 
 def of_response(text: str) -> str:

@@ -62,8 +62,10 @@ def train(
             raise ValueError(f"lam is missing: f has n_lam = {n_lam}")
         lam = np.empty(0)
     native = is_native(f)
-    check = _arrays.hyperparameters if native and n_lam else _arrays.vector
-    lam = check(lam, np.size(lam) if n_lam is None else n_lam, "lam", "f")
+    if native and n_lam:
+        lam = f._hyperparameters(lam, "lam", "f")
+    else:
+        lam = _arrays.vector(lam, np.size(lam) if n_lam is None else n_lam, "lam", "f")
     if theta0 is None:
         if n_theta is None:
             raise ValueError("theta0 is missing: f does not know its n_theta")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from . import _arrays, _core
+from . import _arrays, _core, hyper
 from .linearization import NativeLinearization
 from .penalties import L2
 
@@ -25,6 +25,8 @@ class LinearModel:
     _loss: str
     _classes = 1  # entries of θ for each column of X
     _stratified = False  # whether y holds classes, which folds share out evenly
+    # The loss whose targets may be hyperparameters, and how λ makes them; None: they may not.
+    _soft_targets: tuple[str, str] | None = None
 
     def __init__(
         self,
@@ -34,6 +36,8 @@ class LinearModel:
         penalty: L2 | None = None,
         fit_intercept: bool = False,
         sample_weight: Any = None,
+        inputs: Any = None,
+        targets: Any = None,
         n_threads: int | None = None,
     ):
         self.n_threads = _arrays.threads(n_threads)
@@ -44,11 +48,13 @@ class LinearModel:
         handle, self.X, checked = _arrays.matrix(X, self.n_threads)
         n_rows = self.X.shape[0]
         self.y = self._targets(y, n_rows)
-        self._weights = weights = _arrays.weights(sample_weight, n_rows)
-        self._core = self._build(handle)
+        as_lam = isinstance(sample_weight, hyper.SampleWeights)
+        self._weights = weights = _arrays.weights(None if as_lam else sample_weight, n_rows)
+        self._in_rows = (sample_weight if as_lam else None), inputs, targets
+        self._core: Any = self._build(handle)
         counted = self.y[weights > 0] if weights.size else self.y
         wrong = self._untrainable(counted, self.fit_intercept, self._classes)
-        if wrong and self._core.n_lam:
+        if wrong and self._core.n_lam and not self._free_targets:
             raise ValueError(
                 f"y {wrong}, so that no model can be trained on it; as a plain loss (without "
                 "hyperparameters) it is accepted"
@@ -65,22 +71,6 @@ class LinearModel:
         if not (self._unchecked or self._core.finite() or checked):
             _arrays.check_finite(self.X, "X")
 
-    def _build(self, handle: Any) -> Any:
-        """The objective in the core, of X's handle there and what else has been validated."""
-        group, n_groups = (self.penalty or L2("none")).groups(self.X.shape[1])
-        return _core.LinearModel(
-            handle,
-            self.y,
-            self._weights,
-            loss=self._loss,
-            fixed=self.penalty.fixed if self.penalty else 0.0,
-            n_groups=n_groups,
-            group=group,
-            intercept=self.fit_intercept,
-            n_threads=self.n_threads,
-            classes=self._classes,
-        )
-
     # Copies and pickles hold the data; the core's part is made of it anew, with the same numbers.
 
     def __getstate__(self) -> dict[str, Any]:
@@ -92,6 +82,47 @@ class LinearModel:
         self._core, self._memory = self._build(handle), threading.local()
 
     _targets = staticmethod(_arrays.targets)
+
+    def _build(self, handle: Any) -> Any:
+        """The objective in the core, of X's handle there and what else has been validated."""
+        transform = self._soft_targets[1] if self._soft_targets else None
+        rows = hyper.bind(self.X, self.y, self._in_rows, transform)
+        penalty = hyper.Block("penalty", self._strengths()["n_groups"], _arrays.logarithms)
+        self._blocks = [penalty, *rows.blocks]
+        self._free_targets = rows.free_targets
+        if rows.blocks:
+            return self._hyper_model(handle, rows)
+        return _core.LinearModel(
+            *(handle, self.y, self._weights),
+            loss=self._loss,
+            classes=self._classes,
+            **self._strengths(),
+        )
+
+    def _strengths(self) -> dict[str, Any]:
+        group, n_groups = (self.penalty or L2("none")).groups(self.X.shape[1])
+        return {
+            "fixed": self.penalty.fixed if self.penalty else 0.0,
+            "n_groups": n_groups,
+            "group": group,
+            "intercept": self.fit_intercept,
+            "n_threads": self.n_threads,
+        }
+
+    def _hyper_model(self, handle: Any, rows: hyper.Blocks) -> _core.HyperModel:
+        """The same with blocks of λ in the rows."""
+        w, n = self._weights, len(self.y)
+        loss, y = self._loss, self.y
+        if rows.targets and self._soft_targets and self._soft_targets[0] != loss:
+            loss, y = self._soft_targets[0], (1.0 + y) / 2.0
+        return _core.HyperModel(
+            *(handle, y, w / w.sum() if w.size else np.full(n, 1.0 / n)),
+            loss=loss,
+            weights=rows.weights,
+            inputs=rows.inputs,
+            targets=rows.targets,
+            **self._strengths(),
+        )
 
     @staticmethod
     def _untrainable(y: np.ndarray, intercept: bool, classes: int) -> str:
@@ -105,7 +136,7 @@ class LinearModel:
         ----------
         theta : array, shape (n_theta,)
         lam : array, shape (n_lam,)
-            Log strengths; ignored where n_lam is 0.
+            The blocks of λ that `split` names, in its order; ignored where n_lam is 0.
 
         Returns
         -------
@@ -122,7 +153,16 @@ class LinearModel:
             return theta, _NO_LAM
         if lam is None:
             raise ValueError(f"lam is missing: this {owner} has n_lam = {self.n_lam}")
-        return theta, _arrays.hyperparameters(lam, self.n_lam, "lam", owner)
+        return theta, self._hyperparameters(lam, "lam", owner)
+
+    def _hyperparameters(self, lam: Any, name: str, owner: str) -> np.ndarray:
+        """λ as a vector of which nothing overflows or underflows."""
+        lam = _arrays.vector(lam, self.n_lam, name, owner)
+        begin = 0
+        for block in self._blocks:
+            block.refuse(lam[begin : begin + block.size], name, begin)
+            begin += block.size
+        return lam
 
     def _linearize(self, theta: np.ndarray, lam: np.ndarray) -> NativeLinearization:
         """`linearize` for arguments that have been validated. The last point's is kept: optimisers ask
@@ -183,16 +223,19 @@ class LinearModel:
         return self.linearize(theta, lam)._core.hess.apply(v)
 
     def split(self, lam: Any) -> dict[str, np.ndarray]:
-        """The blocks of λ by name, as views: {"penalty": shape (n_lam,)}, empty where n_lam is 0."""
-        lam = _arrays.hyperparameters(lam, self.n_lam, "lam", type(self).__name__)
-        return {"penalty": lam} if self.n_lam else {}
+        """The blocks of λ by name, as views, in their order: "penalty", "sample_weight", "inputs" and
+        "targets", those that there are."""
+        lam = self._hyperparameters(lam, "lam", type(self).__name__)
+        ends = np.cumsum([block.size for block in self._blocks])
+        parts = zip(self._blocks, np.split(lam, ends[:-1]), strict=True)
+        return {block.name: part for block, part in parts if block.size}
 
     def __repr__(self) -> str:
         n, p = self.X.shape
         stored = f" CSR, {self.X.nnz} stored" if scipy.sparse.issparse(self.X) else ""
         return (
             f"{type(self).__name__}(<{n} × {p} {self.X.dtype}{stored}>, penalty={self.penalty!r}, "
-            f"fit_intercept={self.fit_intercept})"
+            f"fit_intercept={self.fit_intercept}{hyper.shown(self._in_rows)})"
         )
 
 
@@ -212,8 +255,13 @@ _PARAMETERS = """
         How λ enters; without it the objective is a plain loss with n_lam = 0.
     fit_intercept : bool, default False
         Adds an unpenalised intercept, the last entry of θ.
-    sample_weight : array, shape (n,), optional
-        Weights w ≥ 0, used as s_i = n w_i / Σ w: a weight of k equals k copies of the row.
+    sample_weight : array, shape (n,), or SampleWeights, optional
+        Weights w ≥ 0, used as s_i = n w_i / Σ w: a weight of k equals k copies of the row. With
+        `SampleWeights` they are hyperparameters.
+    inputs : Inputs, Transform, Affine or Noise, optional
+        Rows of X, or a transform of all of them, as hyperparameters.
+    targets : Targets, optional
+        Targets as hyperparameters; see there what this loss makes of them.
     n_threads : int, optional
         Threads for all that is done with this objective; by default what OpenMP allows. The
         results do not depend on it.
@@ -248,6 +296,7 @@ class LeastSquares(LinearModel):
     """
 
     _loss = "squared"
+    _soft_targets = "squared", "identity"
 
 
 class Poisson(LinearModel):
@@ -287,6 +336,7 @@ class Logistic(LinearModel):
 
     _loss = "logistic"
     _stratified = True
+    _soft_targets = "soft logistic", "sigmoid"
     _targets = staticmethod(_arrays.labels)
 
     @staticmethod
@@ -343,6 +393,7 @@ class Softmax(LinearModel):
         n_classes: int | None = None,
         n_threads: int | None = None,
     ):
+        hyper.refuse_weights(sample_weight, "Softmax")
         self._classes = _arrays.n_classes(y, n_classes)
         super().__init__(
             X,

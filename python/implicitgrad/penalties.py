@@ -44,20 +44,7 @@ class L2:
         if isinstance(per, str):
             self.per = _arrays.choice(per, "per", ("all", "feature", "none"))
             return
-        given = _arrays.real_array(per, "per")
-        if given.ndim != 1 or given.size == 0:
-            raise ValueError(f"per must hold one group label a feature, found shape {given.shape}")
-        if given.dtype.kind not in "iu":
-            raise TypeError(f"per must hold integer group labels, found dtype {given.dtype}")
-        if given.min() < 0:
-            raise ValueError(f"per holds the negative group label {given.min()}")
-        unused = np.setdiff1d(np.arange(min(int(given.max()), given.size) + 1), given)
-        if unused.size:
-            raise ValueError(
-                f"per must use every group label from 0 to its largest, {given.max()}; "
-                f"label {unused[0]} has no feature"
-            )
-        self.per = given.astype(np.int64)
+        self.per = _arrays.group_labels(per, "per", "feature")
 
     def groups(self, n_features: int) -> tuple[np.ndarray, int]:
         """Each feature's group, and the number of groups (that is, of λ)."""

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "implicitgrad/cost_model.hpp"
+#include "implicitgrad/loss_rows.hpp"
 #include "implicitgrad/matrix.hpp"
 #include "implicitgrad/operator.hpp"
 #include "implicitgrad/solvers/row_sketch.hpp"
@@ -43,6 +44,7 @@ struct data_state {
   std::vector<double> slopes;     // √(Σ w_i s_i²), s_i what a slope is rounded to; not in Gram form
   std::vector<double> jac;        // size × models
   std::vector<double> curvature;  // D, rows × folds, `share` included; empty in Gram form
+  std::vector<double> margins;    // of the rows, where the coefficients are as given
   // Two states of one term with equal numbers have the same D.
   std::uint64_t curvature_id = constant_curvature;
 };
@@ -118,6 +120,12 @@ class DataTerm {
     return {};
   }
 
+  /// The rows one by one, at the θ of `at`, which it borrows; null where they are not at hand.
+  virtual std::unique_ptr<LossRows> loss_rows(const data_state& /*at*/,
+                                              const double* /*theta*/) const {
+    return nullptr;
+  }
+
  protected:
   index features_ = 0, folds_ = 1, targets_ = 1, width_ = 1;
   bool intercept_ = false;
@@ -130,6 +138,15 @@ class DataTerm {
 std::shared_ptr<const DataTerm> make_row_term(std::shared_ptr<const Matrix> x,
                                               std::vector<double> y, std::vector<double> weights,
                                               std::string loss, bool intercept, int n_threads);
+
+/// For coefficients that are hyperparameters, or beside such: w_i as they are, one fold and one
+/// target, and rows() at hand. `squares` are the ‖x_i‖², which outlive a change of the
+/// coefficients.
+std::shared_ptr<const DataTerm> make_row_term(std::shared_ptr<const Matrix> x,
+                                              std::shared_ptr<const std::vector<double>> squares,
+                                              std::vector<double> y,
+                                              std::vector<double> coefficients, std::string loss,
+                                              bool intercept, int n_threads);
 
 /// The softmax loss: y holds labels 0 … classes − 1, and θ of a fold is W by rows, W (p +
 /// intercept) × classes.

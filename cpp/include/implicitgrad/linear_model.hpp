@@ -42,6 +42,7 @@ struct error_terms {
   double least = 0.0, most = 0.0;  // of the strengths: H ⪰ least · I; 0 with an intercept
   double cross = 0.0, rate = 0.0;  // ‖C‖₂, and its Lipschitz constant
   double reach = 0.0;              // bounds ‖CᵀH⁻¹v‖₂ / √(vᵀH⁻¹v)
+  double cross_rounding = 0.0;     // 2-norm of the rounding error in C
   double gradient_rounding = 0.0;  // 2-norm of the rounding error in ∇θf
   double product_rounding = 0.0;   // and in H v, relative to ‖v‖₂
   double gradient_terms = 0.0;     // 2-norm of gradient_terms(), from above
@@ -107,16 +108,16 @@ class linear_model_linearization : public Linearization, public sampled_hessian 
   std::uint64_t curvature_id() const override { return data_->curvature_id; }
 
   /// ∂f/∂λ_l = ½ share e^{λ_l} Σ_c Σ_{j in l} θ_cj².
-  const std::vector<double>& jac_lam() const { return jac_lam_; }
+  virtual const std::vector<double>& jac_lam() const { return jac_lam_; }
 
   /// The data term's value for each model, without `share`.
   const std::vector<double>& values() const { return data_->values; }
 
   /// out = C u, for n_lam × k blocks. Cost: O((n_theta + n_lam) k).
-  void cross(const_block u, block out) const;
+  virtual void cross(const_block u, block out) const;
 
   /// out = Cᵀ q, for n_theta × k blocks. Cost: O((n_theta + n_lam) k).
-  void cross_transpose(const_block q, block out) const;
+  virtual void cross_transpose(const_block q, block out) const;
 
   /// Whether there are directions in which f is constant whatever the data.
   bool degenerate() const;
@@ -124,24 +125,32 @@ class linear_model_linearization : public Linearization, public sampled_hessian 
   /// Takes off what v has of them.
   void project(block v) const;
 
-  error_terms errors() const;
+  virtual error_terms errors() const;
 
   /// What the terms that ∇f is the sum of amount to, entry by entry, from above: those of the data
   /// term (DataTerm::gradient_terms), and strength_j |θ_j|.
   std::vector<double> gradient_terms(bool by_row) const;
 
-  /// By how much Cᵀq changes with θ: C(d)ᵀq, as C is linear in θ. d = null stands for θ itself.
-  std::vector<double> cross_change(const double* d, const double* q) const;
+  /// The derivative of Cᵀq along d in θ, ∂C[d]ᵀq; infinite entries where it is not known.
+  virtual std::vector<double> cross_change(const double* d, const double* q) const;
 
-  /// Bounds ‖C(v)ᵀu‖₂ / √(uᵀHu), C(v) being C with v in the place of θ.
-  double reach(const double* v) const;
+  /// Bounds ‖∂C[d]ᵀv‖₂ / √(dᵀHd) for all d.
+  virtual double reach(const double* v) const;
+
+  /// The Lipschitz constant of C u in θ: C has one entry a row.
+  virtual double response_rate(const double* u) const;
 
   /// share (fixed + e^{λ_{group(j)}}), one a penalised entry: H less that on its diagonal, the same
   /// for each model, is positive semidefinite.
   const std::vector<double>& strength() const override { return strength_; }
 
   /// ‖ |C|ᵀ|q| ‖₂: the size of the terms whose sum is Cᵀq, which sets its rounding error.
-  double cross_scale(const double* q) const;
+  virtual double cross_scale(const double* q) const;
+
+ protected:
+  const DataTerm& data() const { return *model_->data_; }
+  const data_state& state() const { return *data_; }
+  const std::vector<double>& theta() const { return theta_; }
 
  private:
   class hessian : public Operator {

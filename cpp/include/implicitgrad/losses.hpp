@@ -18,6 +18,11 @@ struct margin_terms {
   double value, first, second;
 };
 
+/// Where the target is a hyperparameter: ∂ℓ/∂y and ∂ℓ'/∂y.
+struct target_terms {
+  double value, first;
+};
+
 /// ℓ(z) = ½ (z − y)².
 struct squared_loss {
   static constexpr double most_second = 1.0;  // sup |second derivative|
@@ -27,6 +32,7 @@ struct squared_loss {
     const double r = z - y;
     return {0.5 * r * r, r, 1.0};
   }
+  static target_terms by_target(double z, double y) { return {y - z, -1.0}; }
 };
 
 /// ℓ(z) = log(1 + e^{−yz}), y ∈ {−1, 1}. With e = e^{−|z|} no term overflows, and σ(1 − σ) keeps
@@ -43,6 +49,22 @@ struct logistic_loss {
     const double first = -y * select_by_sign(margin, 1.0, e) * u;
     return {value, first, e * u * u};
   }
+};
+
+/// ℓ(z) = log(1 + e^z) − y z: the logistic loss of a soft label, y ∈ [0, 1] being the probability
+/// of the class 1. Where y is 0 or 1 the tails are as exact as those of logistic_loss.
+struct soft_logistic_loss {
+  static constexpr double most_second = 0.25;
+  static constexpr double most_third = logistic_loss::most_third;
+
+  static margin_terms at(double z, double y) {
+    const double e = vector_exp(-std::abs(z));
+    const double u = 1.0 / (1.0 + e), v = e * u;
+    const double up = select_by_sign(z, v, u), down = select_by_sign(z, u, v);  // σ(z), σ(−z)
+    const double value = vector_log1p(e) + select_by_sign(z, -y, 1.0 - y) * z;
+    return {value, (1.0 - y) * up - y * down, v * u};
+  }
+  static target_terms by_target(double z, double) { return {-z, -1.0}; }
 };
 
 /// ℓ(z) = e^z − y z, y ≥ 0: counts y of mean e^z, up to a constant.
@@ -75,6 +97,7 @@ template <class Visitor>
 decltype(auto) visit_loss(std::string_view name, Visitor&& visitor) {
   if (name == "squared") return visitor(squared_loss{});
   if (name == "poisson") return visitor(poisson_loss{});
+  if (name == "soft logistic") return visitor(soft_logistic_loss{});
   require(name == "logistic", "loss must be 'squared', 'logistic' or 'poisson'");
   return visitor(logistic_loss{});
 }
