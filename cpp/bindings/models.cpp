@@ -31,47 +31,6 @@ double norm(const std::vector<double>& v) {
   return host_space::norm(static_cast<index>(v.size()), v.data());
 }
 
-block_array cross(const linearization& at, const block_array& u, index n_theta) {
-  const const_block in = as_block(u, static_cast<index>(at.jac_lam().size()), "u");
-  block_array out = empty_like_block(u, n_theta);
-  at.cross(in, as_output(out));
-  return out;
-}
-
-block_array cross_transpose(const linearization& at, const block_array& q) {
-  const const_block in = as_block(q, static_cast<index>(at.jac().size()), "q");
-  block_array out = empty_like_block(q, static_cast<index>(at.jac_lam().size()));
-  at.cross_transpose(in, as_output(out));
-  return out;
-}
-
-const double* vector_of(const linearization& at, const block_array& v, const char* name) {
-  const const_block in = as_block(v, static_cast<index>(at.jac().size()), name);
-  require(in.cols == 1, std::string(name) + " must be one-dimensional");
-  return in.data;
-}
-
-/// [(t + |diagonal ∘ q|) ∘ pattern, (terms of ∇f) ∘ pattern], t the terms of g's gradient.
-py::array_t<double> rounding_noise(const linearization& f, const linearization& g,
-                                   const block_array& q, const block_array& diagonal,
-                                   const block_array& pattern, bool by_row) {
-  const double *at = vector_of(f, q, "q"), *scale = vector_of(f, diagonal, "diagonal"),
-               *signs = vector_of(f, pattern, "pattern");
-  const auto [of_f, of_g] = [&] {
-    py::gil_scoped_release release;
-    return std::pair(f.gradient_terms(by_row), g.gradient_terms(by_row));
-  }();
-  require(of_f.size() == of_g.size(), "f and g must have the same n_theta");
-  const auto n = static_cast<index>(of_f.size());
-  block_array out({n, index{2}});
-  double* noise = out.mutable_data();
-  for (index j = 0; j < n; ++j) {
-    noise[j] = (of_g[j] + std::abs(scale[j] * at[j])) * signs[j];
-    noise[n + j] = of_f[j] * signs[j];
-  }
-  return out;
-}
-
 /// H ⪰ diag of these, one an entry of θ; infinite for intercepts, of which nothing is known.
 py::array_t<double> strength(const linearization& at) {
   const auto size = static_cast<index>(at.jac().size()),
@@ -86,9 +45,6 @@ py::array_t<double> strength(const linearization& at) {
 }  // namespace
 
 void register_models(py::module_& m) {
-  py::class_<Objective, std::shared_ptr<Objective>>(m, "NativeObjective")
-      .def_property_readonly("n_theta", &Objective::n_theta)
-      .def_property_readonly("n_lam", &Objective::n_lam);
   using labels = py::array_t<index, py::array::c_style | py::array::forcecast>;
   const auto to_penalty = [](double fixed, index n_groups, const labels& group) {
     return penalty{fixed, n_groups, {group.data(), group.data() + group.size()}};
@@ -153,29 +109,11 @@ void register_models(py::module_& m) {
         return std::isfinite(s.hess) && std::isfinite(s.third);
       });
 
-  py::class_<linearization, std::shared_ptr<linearization>>(m, "Linearization")
-      .def("first_order",
-           [](const linearization& at) {
-             return py::make_tuple(at.fun(), copy_vector(at.jac()), norm(at.jac()),
-                                   copy_vector(at.jac_lam()), norm(at.jac_lam()));
-           })
-      .def_property_readonly("hess",
-                             [](const std::shared_ptr<linearization>& at) {
-                               // Shares the ownership of the linearisation it belongs to.
-                               return std::shared_ptr<Operator>(at,
-                                                                const_cast<Operator*>(&at->hess()));
-                             })
+  py::class_<linearization, HyperLinearization, std::shared_ptr<linearization>>(
+      m, "LinearModelLinearization")
       .def_property_readonly("values",
                              [](const linearization& at) { return copy_vector(at.values()); })
       .def_property_readonly("strength", &strength)
-      .def("costs",
-           [](const linearization& at, double nats) {
-             const problem_shape shape = at.shape();
-             const sketch_plan plan = best_sketch(shape, nats);
-             return py::make_tuple(cost::product(shape), direct(shape),
-                                   plan.rows > 0 ? plan.total : HUGE_VAL,
-                                   least_with_diagonal * cost::product(shape));
-           })
       .def("errors",
            [](const linearization& at) {
              const error_terms e = [&] {
@@ -185,33 +123,17 @@ void register_models(py::module_& m) {
              return py::make_tuple(e.hess, e.third, e.least, e.most, e.cross, e.rate, e.reach,
                                    e.gradient_rounding, e.product_rounding, e.gradient_terms);
            })
-      .def("gradient_terms",
-           [](const linearization& at, bool by_row) {
-             const std::vector<double> terms = [&] {
-               py::gil_scoped_release release;
-               return at.gradient_terms(by_row);
-             }();
-             return copy_vector(terms);
-           })
-      .def("rounding_noise", &rounding_noise)
       .def("arrival",
            [](const linearization& at, const block_array& sent, const block_array& q) {
              const auto size = static_cast<index>(at.jac().size());
              const const_block in = as_block(sent, size, "sent");
              require(in.cols == 2, "sent must have two columns");
              return py::make_tuple(norm(at.cross_change(nullptr, in.col(0))),
-                                   norm(at.cross_change(in.col(1), vector_of(at, q, "q"))),
+                                   norm(at.cross_change(in.col(1), as_vector(q, size, "q"))),
                                    host_space::norm(size, in.col(1)));
            })
-      .def("reach", [](const linearization& at,
-                       const block_array& v) { return at.reach(vector_of(at, v, "v")); })
-      .def("cross",
-           [](const linearization& at, const block_array& u) {
-             return cross(at, u, static_cast<index>(at.jac().size()));
-           })
-      .def("cross_transpose", &cross_transpose)
-      .def("cross_transpose_and_scale", [](const linearization& at, const block_array& q) {
-        return py::make_tuple(cross_transpose(at, q), at.cross_scale(q.data()));
+      .def("reach", [](const linearization& at, const block_array& v) {
+        return at.reach(as_vector(v, static_cast<index>(at.jac().size()), "v"));
       });
 }
 

@@ -47,7 +47,7 @@ struct direction {
 /// step ≈ −(H + damping·I)⁻¹∇f, a descent direction whatever H is.
 direction newton_step(const std::shared_ptr<const Linearization>& at, double damping, bool direct,
                       double rtol, kept_preconditioner& kept, train_report& report) {
-  const std::shared_ptr<const Operator> hess(at, &at->hess());
+  const std::shared_ptr<const Operator> hess(at, &at->system());
   const shifted_operator damped(hess, damping);
   const Operator& system = damping > 0.0 ? static_cast<const Operator&>(damped) : *hess;
   const index n = system.size();

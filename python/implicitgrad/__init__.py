@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ._train import train
     from .callables import Objective
     from .linearization import Linearization
+    from .mlp import MLP
     from .objectives import LeastSquares, Logistic
     from .penalties import L2
 
@@ -30,6 +31,7 @@ _HOMES = {
     "ImplicitGradResult": "_result",
     "ImplicitGradWarning": "_result",
     "L2": "penalties",
+    "MLP": "mlp",
     "LeastSquares": "objectives",
     "Linearization": "linearization",
     "Logistic": "objectives",
@@ -47,6 +49,7 @@ _HOMES = {
 
 __all__ = [
     "L2",
+    "MLP",
     "HyperObjective",
     "ImplicitGradResult",
     "ImplicitGradWarning",

@@ -23,7 +23,7 @@ import numpy as np
 
 from ._core import negligible, norm
 from ._rounding import EPS, gradient_noise, left_by_rounding, noise_energy
-from .linearization import EXACT, NativeLinearization
+from .linearization import EXACT
 
 POLISH_STEPS = 3
 CONVERGED = 1e-8  # a Newton step that is no larger than this, relative to θ
@@ -210,7 +210,7 @@ def screen(
     not exact, so that it settles only what is clear. Norms of H⁻¹ come from the penalty, or else from
     the preconditioner and what the solve saw of its quality.
     """
-    if not isinstance(point.F, NativeLinearization):
+    if point.terms[0] is None:
         return None
     f = point.terms[0]
     least, size = f.least, point.stationarity + EPS * f.gradient_terms
@@ -246,7 +246,7 @@ def screen_step(
     """The same with the point θ − s after Newton's step at hand: there, all but the change of q is
     exact, and that is judged by how the residual of q changes, in the energy norm: what it was before
     is in the linear part. A `noisy` step shows what rounding in ∇f does; else a limit on it is added."""
-    if not isinstance(point.F, NativeLinearization):
+    if point.terms[0] is None:
         return None
     if not there.finite:
         return None

@@ -184,6 +184,9 @@ class NativeObjective:
     def n_theta(self) -> int: ...
     @property
     def n_lam(self) -> int: ...
+    def linearize(
+        self, theta: ArrayLike, lam: ArrayLike, remember: bool = True
+    ) -> Linearization: ...
 
 class GramSums:  # of all rows where `rows` is empty
     def __init__(
@@ -231,7 +234,7 @@ class LinearModel(NativeObjective):
     ) -> None: ...
     def linearize(
         self, theta: ArrayLike, lam: ArrayLike, remember: bool = True
-    ) -> Linearization: ...
+    ) -> LinearModelLinearization: ...
     def smooth(self) -> bool: ...
 
 class Linearization:
@@ -240,11 +243,10 @@ class Linearization:
     @property
     def hess(self) -> Operator: ...
     @property
-    def values(self) -> _Array: ...  # the data term's, one a model
+    def system(self) -> Operator: ...  # H as solvers see it
     @property
-    def strength(self) -> _Array: ...  # one an entry of theta; inf for an intercept
+    def gauss_newton(self) -> Operator | None: ...
     def costs(self, nats: float, /) -> tuple[float, float, float, float]: ...
-    def errors(self) -> tuple[float, ...]: ...  # the fields of _bound.Terms
     def gradient_terms(self, by_row: bool, /) -> _Array: ...
     # Columns (t + |diagonal ∘ q|) ∘ pattern and u ∘ pattern, t and u the gradient_terms of g and f.
     def rounding_noise(
@@ -256,12 +258,39 @@ class Linearization:
         by_row: bool,
         /,
     ) -> _Array: ...
-    # ‖Cᵀx‖, ‖C(d)ᵀq‖ and ‖d‖ of columns x and d; C is linear in θ, and C(d) is C at d.
-    def arrival(self, sent: ArrayLike, q: ArrayLike, /) -> tuple[float, float, float]: ...
-    def reach(self, v: ArrayLike, /) -> float: ...  # bounds ‖C(v)ᵀu‖ / √(uᵀHu)
     def cross(self, u: ArrayLike, /) -> _Array: ...
     def cross_transpose(self, q: ArrayLike, /) -> _Array: ...
     def cross_transpose_and_scale(self, q: ArrayLike, /) -> tuple[_Array, float]: ...
+
+class LinearModelLinearization(Linearization):
+    @property
+    def values(self) -> _Array: ...  # the data term's, one a model
+    @property
+    def strength(self) -> _Array: ...  # one an entry of theta; inf for an intercept
+    def errors(self) -> tuple[float, ...]: ...  # the fields of linearization.Terms
+    # ‖Cᵀx‖, ‖C(d)ᵀq‖ and ‖d‖ of columns x and d; C is linear in θ, and C(d) is C at d.
+    def arrival(self, sent: ArrayLike, q: ArrayLike, /) -> tuple[float, float, float]: ...
+    def reach(self, v: ArrayLike, /) -> float: ...  # bounds ‖C(v)ᵀu‖ / √(uᵀHu)
+
+# Networks. The capsules are SciPy's; False where their integers are not 32 bits wide.
+
+def set_blas(dgemm: object, sgemm: object, /) -> bool: ...
+
+class MlpArchitecture:
+    def __init__(
+        self,
+        widths: Sequence[int],
+        activation: str,
+        loss: str,
+        fixed: float,
+        n_groups: int,
+        group: ArrayLike,
+    ) -> None: ...
+
+# y has a class for each row, or the targets row after row.
+def mlp(
+    architecture: MlpArchitecture, x: Matrix, y: ArrayLike, weights: ArrayLike, n_threads: int
+) -> NativeObjective: ...
 
 # Training.
 

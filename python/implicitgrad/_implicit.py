@@ -289,7 +289,7 @@ def _solve(
         further = _train.solve(problem.f, lam, theta, None, TRAIN_MAXITER)
         certified.nhev += further.nhev
         if further.success:
-            polish = options.polish and not as_asked and problem.native
+            polish = options.polish and not as_asked and problem.convex
             way = method if polish else "auto"
             given = options if polish else _options.DEFAULT
             found = _solve(problem, further.x, lam, way, tol, given, None, None, True)

@@ -32,7 +32,7 @@ class Solution:
 def core_operator(at: Any) -> Any:
     """The Hessian of a linearisation as an operator of the core: native, or one that calls back."""
     if isinstance(at, NativeLinearization):
-        return at._core.hess
+        return at._core.system
     return callback_operator(at.hess, np.size(at.jac))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse
 
 from . import _arrays, _core
-from .linearization import NativeLinearization
+from .linearization import LinearModelLinearization, NativeLinearization
 from .penalties import L2
 
 
@@ -19,59 +19,21 @@ def effective_rows(weights: np.ndarray) -> float:
     return float(weights.sum() ** 2 / (weights @ weights))
 
 
-class LinearModel:
-    """What `LeastSquares` and `Logistic` share; a loss adds its name and its kind of targets."""
+class NativeObjective:
+    """An objective of the core: what it is at a point, and the point it remembers."""
 
-    _loss: str
+    convex = True  # in θ
+    n_theta: int
+    n_lam: int
+    X: Any
+    _core: Any
+    _linearization = NativeLinearization
+    _unchecked = False  # whether X may still hold NaN or infinity
 
-    def __init__(
-        self,
-        X: Any,
-        y: Any,
-        *,
-        penalty: L2 | None = None,
-        fit_intercept: bool = False,
-        sample_weight: Any = None,
-        n_threads: int | None = None,
-    ):
-        self.n_threads = _arrays.threads(n_threads)
-        self.fit_intercept = _arrays.boolean(fit_intercept, "fit_intercept")
-        if penalty is not None and not isinstance(penalty, L2):
-            raise TypeError(f"penalty must be an implicitgrad.L2 or None, found {penalty!r}")
-        self.penalty = penalty
-        handle, self.X, checked = _arrays.matrix(X, self.n_threads)
-        n_rows, n_features = self.X.shape
-        self.y = self._targets(y, n_rows)
-        weights = _arrays.weights(sample_weight, n_rows)
-        group, n_groups = (penalty or L2("none")).groups(n_features)
-        self._check_targets(n_groups)
-        self._core = _core.LinearModel(
-            handle,
-            self.y,
-            weights,
-            loss=self._loss,
-            fixed=penalty.fixed if penalty else 0.0,
-            n_groups=n_groups,
-            group=group,
-            intercept=self.fit_intercept,
-            n_threads=self.n_threads,
-        )
-        self.n_theta: int = self._core.n_theta
-        self.n_lam: int = self._core.n_lam
+    def _own(self, core: Any) -> None:
+        self._core, self.n_theta, self.n_lam = core, core.n_theta, core.n_lam
         # The last linearisation, for each thread its own, so that threads do not disturb each other.
         self._memory = threading.local()
-        # Over how many rows of equal weight it averages.
-        self.n_outer = effective_rows(weights) if weights.size else float(n_rows)
-        # A memmap is checked in the first pass over it, anything else now, while norms of its rows
-        # that bounds on errors need are computed: infinite or NaN where an entry is.
-        self._unchecked = isinstance(X, np.memmap)
-        if not (self._unchecked or self._core.smooth() or checked):
-            _arrays.check_finite(self.X, "X")
-
-    _targets = staticmethod(_arrays.targets)
-
-    def _check_targets(self, n_lam: int) -> None:
-        """Refuse targets that leave the trained θ undefined."""
 
     def linearize(self, theta: Any, lam: Any = None) -> NativeLinearization:
         """Value, gradients and second derivatives at (θ, λ), in one pass over X.
@@ -116,7 +78,7 @@ class LinearModel:
         self, theta: np.ndarray, lam: np.ndarray, core: Any, kept: Any = None
     ) -> NativeLinearization:
         """A linearisation of the core, with the preconditioner of the training that ended there."""
-        at = NativeLinearization(core, kept)
+        at = self._linearization(core, kept)
         self._memory.last = self._key(theta, lam), at
         return at
 
@@ -132,7 +94,7 @@ class LinearModel:
         self, theta: np.ndarray, lam: np.ndarray, remember: bool = True
     ) -> NativeLinearization:
         hyper = lam if self.n_lam else _NO_LAM
-        at = NativeLinearization(self._core.linearize(theta, hyper, remember))
+        at = self._linearization(self._core.linearize(theta, hyper, remember))
         if self._unchecked:
             self._passed(math.isfinite(at.fun) and bool(np.isfinite(at.jac).all()))
         return at
@@ -161,6 +123,59 @@ class LinearModel:
         """The blocks of λ by name, as views: {"penalty": shape (n_lam,)}, empty where n_lam is 0."""
         lam = _arrays.hyperparameters(lam, self.n_lam, "lam", type(self).__name__)
         return {"penalty": lam} if self.n_lam else {}
+
+
+class LinearModel(NativeObjective):
+    """What `LeastSquares` and `Logistic` share; a loss adds its name and its kind of targets."""
+
+    _loss: str
+    _linearization = LinearModelLinearization
+
+    def __init__(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        penalty: L2 | None = None,
+        fit_intercept: bool = False,
+        sample_weight: Any = None,
+        n_threads: int | None = None,
+    ):
+        self.n_threads = _arrays.threads(n_threads)
+        self.fit_intercept = _arrays.boolean(fit_intercept, "fit_intercept")
+        if penalty is not None and not isinstance(penalty, L2):
+            raise TypeError(f"penalty must be an implicitgrad.L2 or None, found {penalty!r}")
+        self.penalty = penalty
+        handle, self.X, checked = _arrays.matrix(X, self.n_threads)
+        n_rows, n_features = self.X.shape
+        self.y = self._targets(y, n_rows)
+        weights = _arrays.weights(sample_weight, n_rows)
+        group, n_groups = (penalty or L2("none")).groups(n_features)
+        self._check_targets(n_groups)
+        core = _core.LinearModel(
+            handle,
+            self.y,
+            weights,
+            loss=self._loss,
+            fixed=penalty.fixed if penalty else 0.0,
+            n_groups=n_groups,
+            group=group,
+            intercept=self.fit_intercept,
+            n_threads=self.n_threads,
+        )
+        self._own(core)
+        # Over how many rows of equal weight it averages.
+        self.n_outer = effective_rows(weights) if weights.size else float(n_rows)
+        # A memmap is checked in the first pass over it, anything else now, while norms of its rows
+        # that bounds on errors need are computed: infinite or NaN where an entry is.
+        self._unchecked = isinstance(X, np.memmap)
+        if not (self._unchecked or self._core.smooth() or checked):
+            _arrays.check_finite(self.X, "X")
+
+    _targets = staticmethod(_arrays.targets)
+
+    def _check_targets(self, n_lam: int) -> None:
+        """Refuse targets that leave the trained θ undefined."""
 
     def __repr__(self) -> str:
         n, p = self.X.shape

@@ -82,7 +82,7 @@ std::shared_ptr<linear_model> make_linear_model(std::shared_ptr<const Matrix> x,
 
 /// Owns what the linear operators need: D, the strengths and ∂strength/∂λ · θ. Never an n × p
 /// array.
-class linear_model_linearization : public Linearization, public sampled_hessian {
+class linear_model_linearization : public HyperLinearization, public sampled_hessian {
  public:
   linear_model_linearization(std::shared_ptr<const linear_model> model, const double* theta,
                              const double* lam, bool remember);
@@ -98,22 +98,22 @@ class linear_model_linearization : public Linearization, public sampled_hessian 
   std::uint64_t curvature_id() const override { return data_->curvature_id; }
 
   /// ∂f/∂λ_l = ½ share e^{λ_l} Σ_c Σ_{j in l} θ_cj².
-  const std::vector<double>& jac_lam() const { return jac_lam_; }
+  const std::vector<double>& jac_lam() const override { return jac_lam_; }
 
   /// The data term's value for each model, without `share`.
   const std::vector<double>& values() const { return data_->values; }
 
   /// out = C u, for n_lam × k blocks. Cost: O((n_theta + n_lam) k).
-  void cross(const_block u, block out) const;
+  void cross(const_block u, block out) const override;
 
   /// out = Cᵀ q, for n_theta × k blocks. Cost: O((n_theta + n_lam) k).
-  void cross_transpose(const_block q, block out) const;
+  void cross_transpose(const_block q, block out) const override;
 
   error_terms errors() const;
 
   /// What the terms that ∇f is the sum of amount to, entry by entry, from above: those of the data
   /// term (DataTerm::gradient_terms), and strength_j |θ_j|.
-  std::vector<double> gradient_terms(bool by_row) const;
+  std::vector<double> gradient_terms(bool by_row) const override;
 
   /// By how much Cᵀq changes with θ: C(d)ᵀq, as C is linear in θ. d = null stands for θ itself.
   std::vector<double> cross_change(const double* d, const double* q) const;
@@ -125,8 +125,9 @@ class linear_model_linearization : public Linearization, public sampled_hessian 
   /// each model, is positive semidefinite.
   const std::vector<double>& strength() const override { return strength_; }
 
-  /// ‖ |C|ᵀ|q| ‖₂: the size of the terms whose sum is Cᵀq, which sets its rounding error.
-  double cross_scale(const double* q) const;
+  double cross_scale(const double* q) const override;
+
+  solve_costs costs(double nats) const override;
 
  private:
   class hessian : public Operator {

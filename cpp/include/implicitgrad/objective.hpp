@@ -1,4 +1,4 @@
-// Objective: f(θ, λ) as trainers see it, linearised once per point.
+// Objective: f(θ, λ) as trainers and hypergradients see it, linearised once per point.
 #pragma once
 
 #include <memory>
@@ -8,13 +8,49 @@
 
 namespace implicitgrad {
 
-/// f at one (θ, λ): its value, gradient and Hessian in θ.
+/// f at one (θ, λ), for training: its value, gradient and Hessian in θ.
 class Linearization {
  public:
   virtual ~Linearization() = default;
   virtual double fun() const = 0;
   virtual const std::vector<double>& jac() const = 0;
   virtual const Operator& hess() const = 0;
+
+  /// H as solvers see it: with curvature along directions in which f is constant, to which every
+  /// gradient is orthogonal, so that solutions are those of minimum norm.
+  virtual const Operator& system() const { return hess(); }
+};
+
+/// What work at one point costs, in seconds of one thread: a product with H, a factor of H and a
+/// solve with it, and solves by CG with a sketch and with the diagonal as preconditioner.
+struct solve_costs {
+  double product, direct, sketched, diagonal;
+};
+
+/// And for hypergradients: what λ does to f and to its gradient, C = ∂²f/∂θ∂λ.
+class HyperLinearization : public Linearization {
+ public:
+  virtual const std::vector<double>& jac_lam() const = 0;
+
+  /// out = C u, for n_lam × k blocks.
+  virtual void cross(const_block u, block out) const = 0;
+
+  /// out = Cᵀ q, for n_theta × k blocks.
+  virtual void cross_transpose(const_block q, block out) const = 0;
+
+  /// ‖ |C|ᵀ|q| ‖₂: the size of the terms whose sum is Cᵀq, which sets its rounding error.
+  virtual double cross_scale(const double* q) const = 0;
+
+  /// What the terms that ∇f is the sum of amount to, entry by entry, from above; closer `by_row`,
+  /// at the price of passes over the data, where that is offered.
+  virtual std::vector<double> gradient_terms(bool by_row) const = 0;
+
+  /// For a solve that is to gain `nats`.
+  virtual solve_costs costs(double nats) const = 0;
+
+  /// A positive semidefinite approximation of H that leaves out the model's own curvature, or null
+  /// where that is H.
+  virtual const Operator* gauss_newton() const { return nullptr; }
 };
 
 class Objective {
