@@ -40,7 +40,7 @@ namespace {
 row_blocks block_rows(const mlp_architecture& architecture, index rows, std::size_t item) {
   index width = architecture.widths.front();
   for (std::size_t l = 1; l < architecture.widths.size(); ++l) width += 3 * architecture.widths[l];
-  const index fitting = (index{1} << 22) / (width * static_cast<index>(item));
+  const index fitting = (index{1} << 23) / (width * static_cast<index>(item));
   return {rows, std::clamp<index>(fitting / 64 * 64, 256, 2048)};
 }
 

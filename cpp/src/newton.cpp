@@ -18,6 +18,8 @@ namespace {
 
 // Step lengths below this are not tried: damping the step does better.
 constexpr double shortest = 1e-3;
+// Of a step by CG: what is left after so many is for the next step.
+constexpr index most_products = 20000;
 
 double largest(const std::vector<double>& v) {
   double result = 0.0;
@@ -42,6 +44,7 @@ bool direct_training(const problem_shape& shape) {
 struct direction {
   std::vector<double> step;
   double curvature;  // an estimate of H's largest eigenvalue
+  bool indefinite;   // whether negative curvature was met
 };
 
 /// step ≈ −(H + damping·I)⁻¹∇f, a descent direction whatever H is.
@@ -52,7 +55,7 @@ direction newton_step(const std::shared_ptr<const Linearization>& at, double dam
   const Operator& system = damping > 0.0 ? static_cast<const Operator&>(damped) : *hess;
   const index n = system.size();
   const const_block gradient{at->jac().data(), n, 1};
-  direction result{std::vector<double>(static_cast<std::size_t>(n)), 0.0};
+  direction result{std::vector<double>(static_cast<std::size_t>(n)), 0.0, false};
   std::vector<double>& step = result.step;
   if (direct) {
     // Where H is not positive definite, the factor is that of a shifted H: a damped step.
@@ -60,8 +63,9 @@ direction newton_step(const std::shared_ptr<const Linearization>& at, double dam
     report.products += system.dense_products();
     factor->apply(gradient, {step.data(), n, 1});
     result.curvature = factor->curvature_max();
+    result.indefinite = factor->verdict() == definiteness::indefinite;
   } else {
-    solve_options options{{rtol}, std::max<index>(100, 2 * n), {}};
+    solve_options options{{rtol}, std::clamp<index>(2 * n, 100, most_products), {}};
     options.recompute = false;  // the next gradient shows what the step was worth
     const block x{step.data(), n, 1};
     solve_report solve;
@@ -73,11 +77,15 @@ direction newton_step(const std::shared_ptr<const Linearization>& at, double dam
       solve = cg<host_space>(system, m.get(), gradient, x, false, options);
     }
     report.products += solve.products;
-    result.curvature = solve.curvature_max;
+    result.curvature = std::max(solve.curvature_max, -solve.curvature_min);
+    result.indefinite = solve.status == solve_status::negative_curvature;
   }
   for (double& s : step) s = -s;
-  if (!(host_space::dot(n, step.data(), at->jac().data()) < 0.0))
-    for (index i = 0; i < n; ++i) step[i] = -at->jac()[i];
+  if (!(host_space::dot(n, step.data(), at->jac().data()) < 0.0)) {
+    const double length =
+        result.indefinite && result.curvature > 0.0 ? 1.0 / result.curvature : 1.0;
+    for (index i = 0; i < n; ++i) step[i] = -length * at->jac()[i];
+  }
   return result;
 }
 
@@ -116,7 +124,7 @@ train_report newton(const Objective& f, double* theta, const double* lam,
 
     // Inexact far away, tight near the end, so that convergence stays superlinear.
     const double rtol = std::clamp(std::sqrt(gradient / start), 1e-8, 0.1);
-    const auto [step, curvature] = newton_step(at, damping, direct, rtol, kept, report);
+    const auto [step, curvature, indefinite] = newton_step(at, damping, direct, rtol, kept, report);
     ++report.iterations;
     const double slope = host_space::dot(n, step.data(), at->jac().data());
 
@@ -139,8 +147,8 @@ train_report newton(const Objective& f, double* theta, const double* lam,
       // A small predicted decrease that cannot be seen is rounding; a large one that is nowhere to
       // be found comes from curvature that is nearly zero, which damping makes up for.
       if (-slope <= 1e3 * noise)
-        return finish(options.tol == 0.0 ? train_status::converged
-                                         : train_status::line_search_failed);
+        return finish(options.tol == 0.0 && !indefinite ? train_status::converged
+                                                        : train_status::line_search_failed);
       damping = std::max(100.0 * damping, 1e-8 * curvature);
       if (!(damping <= 1e6 * curvature)) return finish(train_status::line_search_failed);
       continue;
@@ -153,7 +161,7 @@ train_report newton(const Objective& f, double* theta, const double* lam,
     damping = damping > 1e-8 * curvature ? 0.01 * damping : 0.0;
     std::copy(trial.begin(), trial.end(), theta);
     at = next;
-    if (options.tol > 0.0 || !undamped) continue;
+    if (options.tol > 0.0 || !undamped || indefinite) continue;
     // What the step was off by must be as small as what Newton's method leaves.
     const bool solved = direct || rtol * moved <= 1e-12 * size;
     // The columns of X, and with them θ, may be of very different scale: the predicted decrease has

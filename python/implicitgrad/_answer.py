@@ -9,8 +9,12 @@ import numpy as np
 from . import _result, solvers
 from ._certificate import Certified, Goal
 from ._core import all_finite, norm
+from ._options import Options
 from ._problem import Point
 from ._result import ImplicitGradResult
+
+# Products that look for the most negative curvature, where there is some.
+LANCZOS_STEPS = 40
 
 # Endings of a solve that leave it to the bound on the error whether the answer is good enough.
 _OPEN = frozenset({"iteration_limit", "not_stationary", "stagnated", "diverged"})
@@ -20,12 +24,12 @@ class Answer:
     """Gathers the fields of the result as they become known."""
 
     __slots__ = (
-        *("curvature", "damping", "factored", "goal", "method", "nhev", "nit", "point", "q"),
+        *("curvature", "factored", "goal", "method", "nhev", "nit", "options", "point", "q"),
         *("residual", "step"),
     )
 
-    def __init__(self, point: Point, method: str, goal: Goal, damping: float):
-        self.point, self.method, self.goal, self.damping = point, method, goal, damping
+    def __init__(self, point: Point, method: str, goal: Goal, options: Options):
+        self.point, self.method, self.goal, self.options = point, method, goal, options
         self.q = np.zeros(point.theta.size)
         self.residual = self.step = math.nan
         self.factored: tuple[solvers.Cholesky, np.ndarray] | None = None
@@ -42,11 +46,13 @@ class Answer:
         self.count(solution)
         self.q, self.nit = q, solution.nit
         self.residual = solution.residual[0]
-        if self.damping:  # what was seen so far is the damped system
+        if self.options.solved:  # what was seen so far is another system
             self.check_residual()
-            if self.curvature:
+            if self.options.curvature != "exact":
+                self.curvature = None
+            elif self.curvature:
                 low, high = self.curvature
-                self.curvature = low - self.damping, high - self.damping
+                self.curvature = low - self.options.damping, high - self.options.damping
 
     def check_residual(self) -> None:
         size = self.point.b_norm
@@ -59,6 +65,11 @@ class Answer:
         value = self.point.value(self.q)
         if not all_finite(value):
             why = "non_finite"
+        if why == "negative_curvature":
+            low, high, products = solvers.extreme_eigenvalues(self.point.hess, 0, LANCZOS_STEPS)
+            least, largest = self.curvature or (low, high)
+            self.curvature = min(least, low), max(largest, high)
+            self.nhev += products
         allowed = self.goal.allowed(self.point, self.q, value)
         return self._result(value, math.inf, allowed, why, final or why not in _OPEN)
 
@@ -96,8 +107,8 @@ class Answer:
             curvature=self.curvature,
             step=self.step,
         )
-        if self.damping:
-            text += f" The system solved was (H + damping I) q = b with damping = {self.damping:g}."
+        if self.options.solved:
+            text += f" The system solved was {self.options.solved}."
         return self.point.result(
             value,
             self.q,

@@ -26,6 +26,7 @@ from ._certificate import (
 from ._core import norm
 from ._problem import Problem, tolerance
 from ._result import ImplicitGradResult
+from .linearization import NativeLinearization
 
 # Of the training that polishes a θ which Newton's bare step does not improve.
 TRAIN_MAXITER = 50
@@ -89,6 +90,10 @@ def implicit_grad(
             and status is 1, without a warning.
         damping : float, default 0
             Solve (H + damping · I) q = ∇θg; the bias is counted in the error.
+        curvature : {"exact", "gauss_newton"}
+            "gauss_newton" solves with JᵀΛJ + diag(strength) in the place of a network's H, which is
+            never indefinite; the bias is counted in the error, which takes a solve with H itself
+            (unless certify is False).
         preconditioner : {"auto", "jacobi", "sketch", "gram", "none"}, operator or callable
             For CG: applies an approximation of H⁻¹. For the library's objectives, "sketch" factors a
             Hessian of sampled rows and "gram" one of all rows, in single precision (of order
@@ -159,6 +164,17 @@ def implicit_grad(
     return result
 
 
+def gauss_newton(F: Any) -> Any:
+    """The Gauss-Newton approximation of H, an operator of the core."""
+    found = F._core.gauss_newton if isinstance(F, NativeLinearization) else None
+    if found is None:
+        raise ValueError(
+            "curvature = 'gauss_newton' is for networks: f has no Gauss-Newton approximation that "
+            "differs from H"
+        )
+    return found
+
+
 def solve(
     problem: Problem,
     theta: np.ndarray,
@@ -188,12 +204,12 @@ def _solve(
 ) -> ImplicitGradResult:
     point = problem.at(theta, lam)
     monitor = Monitor(options.stop, callback, point.unknown)
-    hess = point.hess
+    hess = point.hess if options.curvature == "exact" else gauss_newton(point.F)
     if options.damping:
         hess = _core.ShiftedOperator(hess, options.damping)
     solver = solvers.make_solver(method, hess, point.F, options, monitor.hook)
     goal = Goal(tol, options.atol)
-    answer = Answer(point, solver.name, goal, options.damping)
+    answer = Answer(point, solver.name, goal, options)
     if not point.finite:
         return answer.fail("non_finite")
     answer.nhev += solver.setup(hess)
@@ -201,7 +217,7 @@ def _solve(
     # The adjoint q: H q = ∇θg.
     size = point.b_norm
     estimate = options.certify is not False
-    as_asked = solver.fixed_terms or options.stop is not None or bool(options.damping)
+    as_asked = solver.fixed_terms or options.stop is not None or bool(options.solved)
     s = there = None
     if estimate and isinstance(solver, solvers.Cholesky) and not as_asked:
         # The factor serves for s = H⁻¹∇θf as well, which tells how far θ is from θ⋆.
@@ -224,7 +240,7 @@ def _solve(
         return answer.fail("callback")
     if solution.status in ("singular", "non_finite", "bad_preconditioner"):
         return answer.fail(solution.status)
-    if solution.status == "negative_curvature" and not options.damping:
+    if solution.status == "negative_curvature" and not options.solved:
         return answer.fail(solution.status)
     answer.step = getattr(solver, "step", math.nan)
     if not estimate:
@@ -238,7 +254,7 @@ def _solve(
 
     # How wrong that is; and a better answer, where one is wanted and at hand.
     checker = solver
-    if not isinstance(solver, solvers.Cholesky) or options.damping:
+    if not isinstance(solver, solvers.Cholesky) or options.solved:
         checker = solvers.make_checker(solver, point.hess, point.F, solution, as_asked)
         if checker is not solver:
             answer.nhev += checker.setup(point.hess)
