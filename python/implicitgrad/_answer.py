@@ -68,7 +68,9 @@ class Answer:
         if why == "negative_curvature":
             low, high, products = solvers.extreme_eigenvalues(self.point.hess, 0, LANCZOS_STEPS)
             least, largest = self.curvature or (low, high)
-            self.curvature = min(least, low), max(largest, high)
+            # Ritz values leave the spectrum by rounding, which must not make an estimate of it.
+            inside = 1e-12 * max(abs(low), abs(high))
+            self.curvature = min(least, low + inside), max(largest, high - inside)
             self.nhev += products
         allowed = self.goal.allowed(self.point, self.q, value)
         return self._result(value, math.inf, allowed, why, final or why not in _OPEN)
