@@ -35,13 +35,13 @@ void mlp_architecture::lay_out() {
 
 namespace {
 
-/// Rows whose derivatives, in and out of every layer, stay in the cache of a core, but enough for
-/// the BLAS to reach its speed, and so few blocks that adding up float sums costs little.
+/// Rows whose inputs and derivatives take 16 MB, which a last level of cache holds: every product
+/// of the BLAS waits for all of its threads, so that few large ones are better than many small.
 row_blocks block_rows(const mlp_architecture& architecture, index rows, std::size_t item) {
   index width = architecture.widths.front();
   for (std::size_t l = 1; l < architecture.widths.size(); ++l) width += 3 * architecture.widths[l];
-  const index fitting = (index{1} << 23) / (width * static_cast<index>(item));
-  return {rows, std::clamp<index>(fitting / 64 * 64, 256, 2048)};
+  const index fitting = (index{1} << 24) / (width * static_cast<index>(item));
+  return {rows, std::clamp<index>(fitting / 64 * 64, 256, 4096)};
 }
 
 template <class T>

@@ -170,10 +170,9 @@ solve_costs mlp_linearization<T>::costs(double /*nats*/) const {
   double flops = 0.0;
   for (const auto& at : architecture().layers)
     flops += (at.weights == 0 ? 4.0 : 12.0) * static_cast<double>(at.in * at.out);
-  const double product =
-      start_up + flops * static_cast<double>(data_->x->rows()) / flops_per_second;
+  const double each = start_up + flops * static_cast<double>(data_->x->rows()) / flops_per_second;
   const double iterations = 4.0 * std::min(q, 500.0);
-  return {product, q * product + q * q * q / 3.0 / factor_flops, HUGE_VAL, iterations * product};
+  return {each, q * each + q * q * q / 3.0 / factor_flops, HUGE_VAL, iterations * each};
 }
 
 template void mlp_linearization<double>::product::apply(const_block, block) const;
