@@ -14,7 +14,7 @@ ROOMY = {"n": 150, "p": 4, "hidden": (3,), "outputs": 3}
 MINIMA = [
     MlpCase("tanh-softmax-roomy", "tanh", "softmax", **ROOMY, seed=901),
     MlpCase("tanh-squared-roomy", "tanh", "squared", **ROOMY, penalty="parameter", seed=902),
-    MlpCase("softplus-softmax-roomy", "softplus", "softmax", **ROOMY, penalty="groups", seed=903),
+    MlpCase("softplus-squared-roomy", "softplus", "squared", **ROOMY, penalty="groups", seed=903),
     MlpCase("tanh-deep", "tanh", "softmax", (3, 3), n=200, penalty="all", weights=True, seed=904),
     MLP_BY_NAME["wide-rows-300"],
     MLP_BY_NAME["no-hidden-layer"],
