@@ -15,7 +15,8 @@ from . import _arrays
 from ._first_order import Adam, Descent, descend
 from ._inexact import inexact
 from ._outer import GTOL, HyperObjective, failed_at_start
-from ._overfit import ThirdSet, warn_of_few_rows
+from ._overfit import warn_of_few_rows
+from ._third_set import ThirdSet
 from ._watch import Watch
 
 OWN: dict[str, Callable[..., OptimizeResult]] = {
