@@ -5,6 +5,7 @@ A new loss or penalty is a line in CASES; all the tests that are parametrised ov
 
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -313,3 +314,92 @@ class Wrapped:
             hess=c * L.hess,
             cross=c * L.cross,
         )
+
+
+@dataclass(frozen=True)
+class MlpCase:
+    """A small network with its data, as `Case` is a linear model."""
+
+    name: str
+    activation: str
+    loss: str
+    hidden: tuple = (5,)
+    n: int = 40
+    p: int = 4
+    outputs: int = 3
+    penalty: str = "layer"  # "all", "layer", "parameter", "groups", "none"
+    fixed: float = 0.0
+    weights: bool = False
+    dtype: str = "float64"
+    order: str = "C"
+    seed: int = 0
+
+    def __str__(self):
+        return self.name
+
+    def rtol(self, double):
+        """What float32 layers leave of an accuracy."""
+        return double if self.dtype == "float64" else 2e-5
+
+    @property
+    def per(self):
+        widths = (self.p, *self.hidden, self.outputs)
+        count = sum(a * b for a, b in pairwise(widths))
+        return np.arange(count) % 3 if self.penalty == "groups" else self.penalty
+
+    def data(self, part="train"):
+        rng = np.random.default_rng(self.seed + (part != "train"))
+        X = rng.standard_normal((self.n, self.p))
+        truth = np.random.default_rng(self.seed + 3).standard_normal((self.p, self.outputs))
+        z = np.sin(X @ truth) + 0.5 * rng.standard_normal((self.n, self.outputs))
+        y = z.argmax(1) if self.loss == "softmax" else z
+        y = y[:, 0] if self.loss == "squared" and self.outputs == 1 else y
+        w = rng.integers(0, 4, self.n) * rng.random(self.n) if self.weights else None
+        return np.asarray(X, dtype=self.dtype, order=self.order), y, w
+
+    def _arguments(self, part):
+        X, y, w = self.data(part)
+        given = {"activation": self.activation, "loss": self.loss, "sample_weight": w}
+        return X, y, given
+
+    def objective(self, part, **kwargs):
+        import implicitgrad as ig
+
+        X, y, given = self._arguments(part)
+        if part == "train":
+            kwargs["penalty"] = ig.L2(self.per, fixed=self.fixed)
+        if self.loss == "softmax":
+            kwargs["n_classes"] = self.outputs
+        return ig.MLP(X, y, hidden=self.hidden, **given, **kwargs)
+
+    def reference(self, part):
+        X, y, given = self._arguments(part)
+        penalty = {"penalty": self.per, "fixed": self.fixed} if part == "train" else {}
+        return reference.MLP(X, y, self.hidden, **given, **penalty, n_outputs=self.outputs)
+
+    def theta(self):
+        f = self.reference("train")
+        return np.random.default_rng(self.seed + 2).standard_normal(f.n_theta)
+
+    def lam(self):
+        n_lam = self.reference("train").n_lam
+        return np.random.default_rng(self.seed + 1).uniform(-4, -2, n_lam)
+
+
+MLP_CASES = [
+    MlpCase("tanh-softmax", "tanh", "softmax"),
+    MlpCase("tanh-two-layers", "tanh", "softmax", (5, 4), penalty="parameter", order="F"),
+    MlpCase("tanh-squared-one-output", "tanh", "squared", outputs=1, penalty="all", weights=True),
+    MlpCase("tanh-squared-f32", "tanh", "squared", (6, 3), penalty="groups", dtype="float32"),
+    MlpCase("softplus-softmax-weights", "softplus", "softmax", (3, 4, 3), weights=True, fixed=0.1),
+    MlpCase("softplus-squared", "softplus", "squared", (4,), penalty="parameter"),
+    MlpCase("softplus-f32-f", "softplus", "softmax", dtype="float32", order="F"),
+    MlpCase("relu-softmax", "relu", "softmax", (6,), penalty="none", fixed=0.2),
+    MlpCase("relu-squared", "relu", "squared", (5, 3), penalty="groups", weights=True),
+    MlpCase("identity-two-layers", "identity", "softmax", (2, 3), penalty="all"),
+    MlpCase("no-hidden-layer", "tanh", "softmax", (), penalty="parameter"),
+    MlpCase("one-of-each", "tanh", "squared", (1,), n=1, p=1, outputs=1),
+    MlpCase("wide-rows-300", "tanh", "softmax", (2,), n=300, p=9, outputs=2, weights=True),
+]
+MLP_CASES = [MlpCase(**{**c.__dict__, "seed": 10 * i + 500}) for i, c in enumerate(MLP_CASES)]
+MLP_BY_NAME = {c.name: c for c in MLP_CASES}

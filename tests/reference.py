@@ -5,6 +5,8 @@ dense cross matrices, in ``np.longdouble`` (80 bits on x86: three decimal digits
 library has; elsewhere it may be plain double, which every test's tolerance still allows).
 """
 
+from itertools import pairwise
+
 import numpy as np
 
 WIDE = np.longdouble
@@ -305,3 +307,156 @@ def ridge_closed_form(X, y, X_val, y_val, lam):
     theta = cholesky_solve(A, X.T @ y / len(y))
     J = -cholesky_solve(A, np.diag(np.exp(lam) * theta))
     return theta, J.T @ (X_val.T @ (X_val @ theta - y_val)) / len(y_val)
+
+
+class MLP:
+    """A multilayer perceptron, by complex steps: with h = 1e-30 the derivative of an analytic F is
+    Im F(x + ih) / h to all digits. θ is W_1 (in, out) row-major, b_1, W_2, …
+
+    penalty is None, "none", "all", "layer", "parameter" or an array of group labels, one a weight.
+    """
+
+    def __init__(
+        self,
+        X,
+        y,
+        hidden,
+        activation,
+        loss,
+        penalty=None,
+        fixed=0.0,
+        sample_weight=None,
+        n_outputs=None,
+    ):
+        self.X = np.asarray(X).astype(WIDE)
+        self.activation, self.loss = activation, loss
+        n, p = self.X.shape
+        if loss == "softmax":
+            self.y = np.asarray(y).astype(int)
+            outputs = n_outputs or self.y.max() + 1
+        else:
+            self.y = np.asarray(y).astype(WIDE).reshape(n, -1)
+            outputs = self.y.shape[1]
+        w = np.ones(n) if sample_weight is None else np.asarray(sample_weight)
+        self.c = w.astype(WIDE) / np.sum(w.astype(WIDE))
+        self.widths = [p, *hidden, outputs]
+        self.shapes = list(pairwise(self.widths))
+        self.fixed = WIDE(0 if penalty is None else fixed)
+        weight = np.concatenate([np.repeat([True, False], [a * b, b]) for a, b in self.shapes])
+        self.n_theta = weight.size
+        self.weights = np.flatnonzero(weight)
+        layers = np.repeat(np.arange(len(self.shapes)), [a * b for a, b in self.shapes])
+        count = len(layers)
+        none = np.full(count, -1)
+        groups = {"all": 0 * layers, "layer": layers, "parameter": np.arange(count), "none": none}
+        labels = penalty if isinstance(penalty, np.ndarray) else groups[penalty or "none"]
+        self.member = np.zeros((self.n_theta, labels.max(initial=-1) + 1), dtype=WIDE)
+        for j, k in zip(self.weights, labels, strict=True):
+            if k >= 0:
+                self.member[j, k] = 1
+        self.n_lam = self.member.shape[1]
+
+    def strength(self, lam):
+        d = np.zeros(self.n_theta, dtype=WIDE)
+        d[self.weights] = self.fixed
+        return d + self.member @ np.exp(np.asarray(lam, dtype=WIDE)) if self.n_lam else d
+
+    def layers(self, theta):
+        at = 0
+        for a, b in self.shapes:
+            yield theta[at : at + a * b].reshape(a, b), theta[at + a * b : at + (a + 1) * b]
+            at += (a + 1) * b
+
+    def phi(self, z):
+        """The activation and its derivative."""
+        if self.activation == "tanh":
+            return np.tanh(z), 1 / np.cosh(z) ** 2
+        if self.activation == "softplus":
+            return np.log(1 + np.exp(z)), 1 / (1 + np.exp(-z))
+        if self.activation == "relu":
+            return z * (z.real > 0), (z.real > 0).astype(z.dtype)
+        return z, np.ones_like(z)
+
+    def outputs(self, theta):
+        return self.passes(theta)[-1][0]
+
+    def passes(self, theta):
+        """(activation, its derivative) of every layer, the inputs first."""
+        out = [(self.X, None)]
+        for i, (W, b) in enumerate(self.layers(theta)):
+            z = out[-1][0] @ W + b
+            out.append(self.phi(z) if i < len(self.shapes) - 1 else (z, None))
+        return out
+
+    def losses(self, z):
+        """Each row's loss and its derivative in the outputs."""
+        if self.loss == "squared":
+            r = z - self.y
+            return np.sum(r * r, axis=1) / 2, r
+        e = np.exp(z - np.max(z.real, axis=1, keepdims=True))
+        total = np.sum(e, axis=1, keepdims=True)
+        one = np.eye(z.shape[1], dtype=WIDE)[self.y]
+        return -np.log(np.sum(one * e, axis=1) / total[:, 0]), e / total - one
+
+    def fun(self, theta, lam=()):
+        theta = np.asarray(theta, dtype=WIDE)
+        loss = np.sum(self.c * self.losses(self.outputs(theta))[0])
+        return loss + np.sum(self.strength(lam) * theta**2) / 2
+
+    def jac(self, theta, lam=()):
+        theta = np.asarray(theta)
+        theta = theta if np.iscomplexobj(theta) else theta.astype(WIDE)
+        a = self.passes(theta)
+        delta = self.c[:, None] * self.losses(a[-1][0])[1]
+        parts = []
+        for i, (W, _) in reversed(list(enumerate(self.layers(theta)))):
+            parts.append(np.concatenate([(a[i][0].T @ delta).ravel(), np.sum(delta, axis=0)]))
+            if i:
+                delta = (delta @ W.T) * a[i][1]
+        return np.concatenate(parts[::-1]) + self.strength(lam) * theta
+
+    def hess(self, theta, lam=()):
+        return complex_steps(lambda t: self.jac(t, lam), theta)
+
+    def gauss_newton(self, theta, lam=()):
+        theta = np.asarray(theta, dtype=WIDE)
+        n, K = len(self.X), self.widths[-1]
+        J = complex_steps(lambda t: self.outputs(t).ravel(), theta).reshape(n, K, -1)
+        z = self.outputs(theta)
+        curvature = complex_steps(lambda t: self.losses(t.reshape(n, K))[1].ravel(), z.ravel())
+        curvature = np.stack([curvature.reshape(n, K, n, K)[i, :, i] for i in range(n)])
+        data = np.einsum("i,ikp,ikl,ilq->pq", self.c, J, curvature, J)
+        return data + np.diag(self.strength(lam))
+
+    def cross(self, theta, lam=()):
+        theta = np.asarray(theta, dtype=WIDE)
+        return self.member * theta[:, None] * np.exp(np.asarray(lam, dtype=WIDE))
+
+    def jac_lam(self, theta, lam=()):
+        theta = np.asarray(theta, dtype=WIDE)
+        return np.exp(np.asarray(lam, dtype=WIDE)) * (self.member.T @ theta**2) / 2
+
+    def system(self, theta, lam=()):
+        """H with curvature along the common shift of the output biases, to which gradients are
+        orthogonal: for the softmax loss f is constant along it."""
+        u = np.zeros(self.n_theta, dtype=WIDE)
+        u[-self.widths[-1] :] = self.loss == "softmax"
+        return self.hess(theta, lam) + np.outer(u, u)
+
+    def polished(self, theta, lam=()):
+        """The minimum next to theta, by Newton's method without safeguards."""
+        theta = np.asarray(theta, dtype=WIDE)
+        for _ in range(4):
+            theta = theta - cholesky_solve(self.system(theta, lam), self.jac(theta, lam))
+        return theta
+
+
+def complex_steps(function, x, h=1e-30):
+    """The Jacobian of an analytic function at x, column by column."""
+    x = np.asarray(x, dtype=WIDE)
+    columns = []
+    for j in range(len(x)):
+        step = x.astype(np.clongdouble)
+        step[j] += 1j * WIDE(h)
+        columns.append(function(step).imag / WIDE(h))
+    return np.stack(columns, axis=1)

@@ -30,6 +30,13 @@ inline const_block as_block(const block_array& a, index n, const char* name) {
   return {a.data(), n, a.ndim() == 2 ? a.shape(1) : 1};
 }
 
+/// The entries of one vector of length n.
+inline const double* as_vector(const block_array& a, index n, const char* name) {
+  const const_block in = as_block(a, n, name);
+  require(in.cols == 1, std::string(name) + " must be one-dimensional");
+  return in.data;
+}
+
 /// A new array with n rows and as many columns and dimensions as `like`.
 inline block_array empty_like_block(const block_array& like, index n) {
   if (like.ndim() == 2) return block_array(std::vector<py::ssize_t>{n, like.shape(1)});

@@ -99,8 +99,6 @@ void register_hyper(py::module_& m) {
            py::arg("n_groups"), py::arg("group"), py::arg("intercept"), py::arg("n_threads"),
            py::arg("weights").none(true), py::arg("inputs").none(true),
            py::arg("targets").none(true))
-      .def("linearize", &linearize<hyper_model>, py::arg("theta"), py::arg("lam"),
-           py::arg("remember") = true)
       .def("finite",
            [](const hyper_model& f) {
              py::gil_scoped_release release;

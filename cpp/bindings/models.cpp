@@ -20,62 +20,16 @@ double norm(const std::vector<double>& v) {
   return host_space::norm(static_cast<index>(v.size()), v.data());
 }
 
-block_array cross(const linearization& at, const block_array& u, index n_theta) {
-  const const_block in = as_block(u, static_cast<index>(at.jac_lam().size()), "u");
-  block_array out = empty_like_block(u, n_theta);
-  const block result = as_output(out);
-  py::gil_scoped_release release;
-  at.cross(in, result);
-  return out;
-}
-
-/// Cᵀq and, for one vector and where it is wanted, ‖ |C|ᵀ|q| ‖₂.
-std::pair<block_array, double> cross_transpose(const linearization& at, const block_array& q,
-                                               bool with_scale) {
-  const const_block in = as_block(q, static_cast<index>(at.jac().size()), "q");
-  block_array out = empty_like_block(q, static_cast<index>(at.jac_lam().size()));
-  const block result = as_output(out);
-  py::gil_scoped_release release;
-  at.cross_transpose(in, result);
-  return {std::move(out), with_scale ? at.cross_scale(in.data) : 0.0};
-}
-
-const double* vector_of(const linearization& at, const block_array& v, const char* name) {
-  const const_block in = as_block(v, static_cast<index>(at.jac().size()), name);
-  require(in.cols == 1, std::string(name) + " must be one-dimensional");
-  return in.data;
-}
-
 /// C(d)ᵀq for each column d.
 block_array cross_change(const linearization& at, const block_array& d, const block_array& q) {
-  const const_block in = as_block(d, static_cast<index>(at.jac().size()), "d");
-  const double* adjoint = vector_of(at, q, "q");
+  const auto size = static_cast<index>(at.jac().size());
+  const const_block in = as_block(d, size, "d");
+  const double* adjoint = as_vector(q, size, "q");
   block_array out = empty_like_block(d, static_cast<index>(at.jac_lam().size()));
   const block result = as_output(out);
   for (index c = 0; c < in.cols; ++c) {
     const std::vector<double> column = at.cross_change(in.col(c), adjoint);
     std::copy(column.begin(), column.end(), result.col(c));
-  }
-  return out;
-}
-
-/// [(t + |diagonal ∘ q|) ∘ pattern, (terms of ∇f) ∘ pattern], t the terms of g's gradient.
-py::array_t<double> rounding_noise(const linearization& f, const linearization& g,
-                                   const block_array& q, const block_array& diagonal,
-                                   const block_array& pattern, bool by_row) {
-  const double *at = vector_of(f, q, "q"), *scale = vector_of(f, diagonal, "diagonal"),
-               *signs = vector_of(f, pattern, "pattern");
-  const auto [of_f, of_g] = [&] {
-    py::gil_scoped_release release;
-    return std::pair(f.gradient_terms(by_row), g.gradient_terms(by_row));
-  }();
-  require(of_f.size() == of_g.size(), "f and g must have the same n_theta");
-  const auto n = static_cast<index>(of_f.size());
-  block_array out({n, index{2}});
-  double* noise = out.mutable_data();
-  for (index j = 0; j < n; ++j) {
-    noise[j] = (of_g[j] + std::abs(scale[j] * at[j])) * signs[j];
-    noise[n + j] = of_f[j] * signs[j];
   }
   return out;
 }
@@ -94,9 +48,6 @@ py::array_t<double> strength(const linearization& at) {
 }  // namespace
 
 void register_models(py::module_& m) {
-  py::class_<Objective, std::shared_ptr<Objective>>(m, "NativeObjective")
-      .def_property_readonly("n_theta", &Objective::n_theta)
-      .def_property_readonly("n_lam", &Objective::n_lam);
   py::class_<gram_sums, std::shared_ptr<gram_sums>>(m, "GramSums")
       .def(py::init([](std::shared_ptr<Matrix> x, bool intercept, const block_array& y,
                        const block_array& weights, const labels& rows, const block_array& offset,
@@ -155,54 +106,16 @@ void register_models(py::module_& m) {
           },
           py::arg("folds"), py::arg("target"), py::arg("fixed"), py::arg("n_groups"),
           py::arg("group"), py::arg("n_threads"))
-      .def("linearize", &linearize<linear_model>, py::arg("theta"), py::arg("lam"),
-           py::arg("remember") = true)
       .def("finite", [](const linear_model& f) {
         py::gil_scoped_release release;
         return f.data().finite();
       });
 
-  py::class_<linearization, std::shared_ptr<linearization>>(m, "Linearization")
-      .def("first_order",
-           [](const linearization& at) {
-             {
-               py::gil_scoped_release release;  // what jac_lam takes is computed now
-               at.jac_lam();
-             }
-             return py::make_tuple(at.fun(), copy_vector(at.jac()), norm(at.jac()),
-                                   copy_vector(at.jac_lam()), norm(at.jac_lam()));
-           })
-      .def_property_readonly("hess",
-                             [](const std::shared_ptr<linearization>& at) {
-                               // Shares the ownership of the linearisation it belongs to.
-                               return std::shared_ptr<Operator>(at,
-                                                                const_cast<Operator*>(&at->hess()));
-                             })
-      .def_property_readonly("system",
-                             [](const std::shared_ptr<linearization>& at) {
-                               return std::shared_ptr<Operator>(
-                                   at, const_cast<Operator*>(&at->system()));
-                             })
-      .def_property_readonly("degenerate", &linearization::degenerate)
-      .def("project",
-           [](const linearization& at, const block_array& v) {
-             const const_block in = as_block(v, static_cast<index>(at.jac().size()), "v");
-             block_array out = empty_like_block(v, in.rows);
-             std::copy_n(in.data, in.size(), out.mutable_data());
-             at.project(as_output(out));
-             return out;
-           })
+  py::class_<linearization, HyperLinearization, std::shared_ptr<linearization>>(
+      m, "LinearModelLinearization")
       .def_property_readonly("values",
                              [](const linearization& at) { return copy_vector(at.values()); })
       .def_property_readonly("strength", &strength)
-      .def("costs",
-           [](const linearization& at, double nats) {
-             const problem_shape shape = at.shape();
-             const sketch_plan plan = best_sketch(shape, nats);
-             return py::make_tuple(cost::product(shape), direct(shape),
-                                   plan.rows > 0 ? plan.total : HUGE_VAL,
-                                   least_with_diagonal * cost::product(shape));
-           })
       .def("errors",
            [](const linearization& at) {
              const error_terms e = [&] {
@@ -213,21 +126,12 @@ void register_models(py::module_& m) {
                                    e.reach, e.cross_rounding, e.gradient_rounding,
                                    e.product_rounding, e.gradient_terms);
            })
-      .def("gradient_terms",
-           [](const linearization& at, bool by_row) {
-             const std::vector<double> terms = [&] {
-               py::gil_scoped_release release;
-               return at.gradient_terms(by_row);
-             }();
-             return copy_vector(terms);
-           })
-      .def("rounding_noise", &rounding_noise)
       .def("arrival",
            [](const linearization& at, const block_array& sent, const block_array& q) {
              const auto size = static_cast<index>(at.jac().size());
              const const_block in = as_block(sent, size, "sent");
              require(in.cols == 2, "sent must have two columns");
-             const double* adjoint = vector_of(at, q, "q");
+             const double* adjoint = as_vector(q, size, "q");
              std::vector<double> reached(at.jac_lam().size());
              const double changed = [&] {
                py::gil_scoped_release release;
@@ -239,32 +143,20 @@ void register_models(py::module_& m) {
            })
       .def("reach",
            [](const linearization& at, const block_array& v) {
-             const double* of = vector_of(at, v, "v");
+             const double* of = as_vector(v, static_cast<index>(at.jac().size()), "v");
              py::gil_scoped_release release;
              return at.reach(of);
            })
       .def("response_rate",
            [](const linearization& at, const block_array& u) {
-             const auto n_lam = static_cast<index>(at.jac_lam().size());
-             const double* along = as_block(u, n_lam, "u").data;
+             const double* along = as_vector(u, static_cast<index>(at.jac_lam().size()), "u");
              py::gil_scoped_release release;
              return at.response_rate(along);
            })
       .def("cross_change", &cross_change, py::arg("d"), py::arg("q"))
       .def_property_readonly(
           "constant_curvature",
-          [](const linearization& at) { return at.curvature_id() == constant_curvature; })
-      .def("cross",
-           [](const linearization& at, const block_array& u) {
-             return cross(at, u, static_cast<index>(at.jac().size()));
-           })
-      .def("cross_transpose",
-           [](const linearization& at, const block_array& q) {
-             return cross_transpose(at, q, false).first;
-           })
-      .def("cross_transpose_and_scale", [](const linearization& at, const block_array& q) {
-        return cross_transpose(at, q, true);
-      });
+          [](const linearization& at) { return at.curvature_id() == constant_curvature; });
 }
 
 }  // namespace implicitgrad::python

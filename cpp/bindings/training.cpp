@@ -2,7 +2,7 @@
 #include <utility>
 
 #include "arrays.hpp"
-#include "implicitgrad/linear_model.hpp"
+#include "implicitgrad/objective.hpp"
 #include "implicitgrad/trainers/newton.hpp"
 #include "register.hpp"
 
@@ -103,8 +103,8 @@ void register_training(py::module_& m) {
       .def_readonly("fun", &train_report::fun)
       .def_readonly("stationarity", &train_report::stationarity)
       .def_property_readonly("at", [](const train_report& r) {
-        return std::const_pointer_cast<linear_model_linearization>(
-            std::dynamic_pointer_cast<const linear_model_linearization>(r.at));
+        return std::const_pointer_cast<HyperLinearization>(
+            std::dynamic_pointer_cast<const HyperLinearization>(r.at));
       });
   m.def("train", &train, py::arg("objective"), py::arg("theta0"), py::arg("lam"), py::arg("tol"),
         py::arg("maxiter"), py::arg("direct"), py::arg("kept").none(true));

@@ -314,4 +314,11 @@ double linear_model_linearization::cross_scale(const double* q) const {
   return host_space::norm(static_cast<index>(sum.size()), sum.data());
 }
 
+solve_costs linear_model_linearization::costs(double nats) const {
+  const sketch_plan plan = best_sketch(shape(), nats);
+  const double product = cost::product(shape());
+  return {product, direct(shape()), plan.rows > 0 ? plan.total : HUGE_VAL,
+          least_with_diagonal * product};
+}
+
 }  // namespace implicitgrad

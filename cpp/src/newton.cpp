@@ -18,6 +18,8 @@ namespace {
 
 // Step lengths below this are not tried: damping the step does better.
 constexpr double shortest = 1e-3;
+// Of a step by CG: what is left after so many is for the next step.
+constexpr index most_products = 20000;
 
 double largest(const std::vector<double>& v) {
   double result = 0.0;
@@ -44,8 +46,12 @@ struct direction {
   // Of H's largest eigenvalue; a factor is asked for it only where it is needed.
   double curvature = 0.0;
   std::shared_ptr<const cholesky_factor> factor;
+  bool negative = false;  // whether CG met negative curvature
 
   double curvature_max() const { return factor ? factor->curvature_max() : curvature; }
+  bool indefinite() const {
+    return factor ? factor->verdict() == definiteness::indefinite : negative;
+  }
 };
 
 /// step ≈ −(H + damping·I)⁻¹∇f, a descent direction whatever H is.
@@ -56,7 +62,7 @@ direction newton_step(const std::shared_ptr<const Linearization>& at, double dam
   const Operator& system = damping > 0.0 ? static_cast<const Operator&>(damped) : *hess;
   const index n = system.size();
   const const_block gradient{at->jac().data(), n, 1};
-  direction result{std::vector<double>(static_cast<std::size_t>(n)), 0.0, nullptr};
+  direction result{std::vector<double>(static_cast<std::size_t>(n))};
   std::vector<double>& step = result.step;
   if (direct) {
     // Where H is not positive definite, the factor is that of a shifted H: a damped step.
@@ -64,7 +70,7 @@ direction newton_step(const std::shared_ptr<const Linearization>& at, double dam
     report.products += system.dense_products();
     result.factor->apply(gradient, {step.data(), n, 1});
   } else {
-    solve_options options{{rtol}, std::max<index>(100, 2 * n), {}};
+    solve_options options{{rtol}, std::clamp<index>(2 * n, 100, most_products), {}};
     options.recompute = false;  // the next gradient shows what the step was worth
     const block x{step.data(), n, 1};
     solve_report solve;
@@ -76,11 +82,14 @@ direction newton_step(const std::shared_ptr<const Linearization>& at, double dam
       solve = cg<host_space>(system, m.get(), gradient, x, false, options);
     }
     report.products += solve.products;
-    result.curvature = solve.curvature_max;
+    result.curvature = std::max(solve.curvature_max, -solve.curvature_min);
+    result.negative = solve.status == solve_status::negative_curvature;
   }
   for (double& s : step) s = -s;
-  if (!(host_space::dot(n, step.data(), at->jac().data()) < 0.0))
-    for (index i = 0; i < n; ++i) step[i] = -at->jac()[i];
+  if (!(host_space::dot(n, step.data(), at->jac().data()) < 0.0)) {
+    const double length = result.negative && result.curvature > 0.0 ? 1.0 / result.curvature : 1.0;
+    for (index i = 0; i < n; ++i) step[i] = -length * at->jac()[i];
+  }
   return result;
 }
 
@@ -112,8 +121,9 @@ train_report newton(const Objective& f, double* theta, const double* lam,
     direct = !at->system().sampled() || direct_training(at->system().sampled()->shape());
 
   // Rounding hides any further descent: a goal that was asked for is then out of reach.
-  const auto stalled = [&] {
-    return finish(options.tol == 0.0 ? train_status::converged : train_status::line_search_failed);
+  const auto stalled = [&](bool minimum) {
+    return finish(options.tol == 0.0 && minimum ? train_status::converged
+                                                : train_status::line_search_failed);
   };
 
   for (;;) {
@@ -128,6 +138,8 @@ train_report newton(const Objective& f, double* theta, const double* lam,
     const std::vector<double>& step = found.step;
     ++report.iterations;
     const double slope = host_space::dot(n, step.data(), at->jac().data());
+    // The H of sampled rows is that of a convex f.
+    const auto minimum = [&] { return at->hess().sampled() || !found.indefinite(); };
 
     // Rounding in f hides decreases below this; there the gradient's norm decides.
     const double noise = 16.0 * DBL_EPSILON * std::max(std::abs(at->fun()), std::abs(slope));
@@ -147,7 +159,7 @@ train_report newton(const Objective& f, double* theta, const double* lam,
     if (!accepted) {
       // A small predicted decrease that cannot be seen is rounding; a large one that is nowhere to
       // be found comes from curvature that is nearly zero, which damping makes up for.
-      if (-slope <= 1e3 * noise || gradient <= at->gradient_rounding()) return stalled();
+      if (-slope <= 1e3 * noise || gradient <= at->gradient_rounding()) return stalled(minimum());
       const double curvature = found.curvature_max();
       damping = std::max(100.0 * damping, 1e-8 * curvature);
       if (!(damping <= 1e6 * curvature)) return finish(train_status::line_search_failed);
@@ -164,7 +176,7 @@ train_report newton(const Objective& f, double* theta, const double* lam,
     // Where f is zero but for rounding, as for a y that the model explains, no decrease is small
     // beside it; but the gradient is then no larger than rounding can make it.
     const auto rounded = [&] { return gradient <= at->gradient_rounding(); };
-    if (undamped && progress > 0.5 && rounded()) return stalled();
+    if (undamped && progress > 0.5 && rounded()) return stalled(minimum());
     if (options.tol > 0.0 || !undamped) continue;
     // What the step was off by must be as small as what Newton's method leaves.
     const bool solved = direct || rtol * moved <= 1e-12 * size;
@@ -172,8 +184,8 @@ train_report newton(const Objective& f, double* theta, const double* lam,
     // none. (f of a callable may be zero at its minimum.)
     const bool small = moved <= 1e-6 * size && (at->system().sampled() == nullptr ||
                                                 -slope <= 1e-11 * std::abs(at->fun()) || rounded());
-    if (length == 1.0 && small && solved) return finish(train_status::converged);
-    if (-slope <= noise && progress > 0.5) return finish(train_status::converged);
+    if (length == 1.0 && small && solved && minimum()) return finish(train_status::converged);
+    if (-slope <= noise && progress > 0.5) return stalled(minimum());
   }
 }
 

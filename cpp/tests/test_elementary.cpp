@@ -1,4 +1,5 @@
-// exp and log1p against extended precision, in units in the last place of the result.
+// exp, log1p, tanh and softplus against extended precision, in units in the last place of the
+// result.
 #include <doctest/doctest.h>
 
 #include "implicitgrad/elementary.hpp"
@@ -97,6 +98,53 @@ TEST_CASE("selection by the sign bit") {
   CHECK(select_by_sign(-0.0, 1.0, nan) == 1.0);
   CHECK(select_by_sign(0.0, nan, -inf) == -inf);
   CHECK(select_by_sign(-inf, 1.0, 2.0) == 1.0);
+}
+
+TEST_CASE("tanh over its range") {
+  const auto exact = [](long double x) { return std::tanh(x); };
+  worst_case worst;
+  worst.sweep(-25.0, 25.0, 400000, vector_tanh, exact);
+  worst.sweep(-1.0, 1.0, 400000, vector_tanh, exact);
+  worst.sweep(-0.01, 0.01, 100000, vector_tanh, exact);
+  worst.sweep(-1e-9, 1e-9, 10000, vector_tanh, exact);
+  CAPTURE(worst.at);
+  CHECK(worst.error <= 1.5);
+}
+
+TEST_CASE("tanh at special values") {
+  CHECK(vector_tanh(0.0) == 0.0);
+  CHECK(std::signbit(vector_tanh(-0.0)));
+  for (const double x : {20.0, 750.0, 1e300, inf}) {
+    CHECK(vector_tanh(x) == 1.0);
+    CHECK(vector_tanh(-x) == -1.0);
+  }
+  CHECK(vector_tanh(1e-310) == 1e-310);
+  CHECK(std::isnan(vector_tanh(nan)));
+}
+
+TEST_CASE("softplus and its slope over their range") {
+  worst_case value, slope;
+  for (const double reach : {745.0, 40.0, 3.0, 0.01}) {
+    value.sweep(
+        -reach, reach, 200000, [](double x) { return vector_softplus(x).value; },
+        [](long double x) { return std::max(x, 0.0L) + std::log1p(std::exp(-std::abs(x))); });
+    slope.sweep(
+        -reach, reach, 200000, [](double x) { return vector_softplus(x).slope; },
+        [](long double x) { return 1.0L / (1.0L + std::exp(-x)); });
+  }
+  CAPTURE(value.at);
+  CHECK(value.error <= 2.5);
+  CAPTURE(slope.at);
+  CHECK(slope.error <= 3.0);
+}
+
+TEST_CASE("softplus at special values") {
+  CHECK(vector_softplus(inf).value == inf);
+  CHECK(vector_softplus(inf).slope == 1.0);
+  CHECK(vector_softplus(-inf).value == 0.0);
+  CHECK(vector_softplus(-inf).slope == 0.0);
+  CHECK(std::isnan(vector_softplus(nan).value));
+  CHECK(std::isnan(vector_softplus(nan).slope));
 }
 
 }  // namespace implicitgrad::testing

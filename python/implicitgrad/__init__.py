@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .callables import Objective
     from .hyper import Inputs, SampleWeights, Targets
     from .linearization import Linearization
+    from .mlp import MLP
     from .objectives import LeastSquares, Logistic, Poisson, Softmax
     from .penalties import L2
     from .transforms import Affine, Noise, Transform
@@ -41,6 +42,7 @@ _HOMES = {
     "InfluenceResult": "_result",
     "Inputs": "hyper",
     "L2": "penalties",
+    "MLP": "mlp",
     "LeastSquares": "objectives",
     "Linearization": "linearization",
     "Logistic": "objectives",
@@ -65,6 +67,7 @@ _HOMES = {
 
 __all__ = [
     "L2",
+    "MLP",
     "Affine",
     "HyperObjective",
     "ImplicitGradResult",

@@ -13,6 +13,9 @@ from ._options import Options
 from ._problem import Point
 from ._result import ImplicitGradResult
 
+# Products that look for the most negative curvature, where there is some.
+LANCZOS_STEPS = 40
+
 # Endings of a solve that leave it to the bound on the error whether the answer is good enough.
 _OPEN = frozenset({"iteration_limit", "not_stationary", "stagnated", "diverged"})
 
@@ -21,18 +24,18 @@ class Answer:
     """Gathers the fields of the result as they become known."""
 
     __slots__ = (
-        *("curvature", "damping", "factored", "goal", "method", "nhev", "nit", "point", "prove"),
-        *("q", "residual", "step"),
+        *("curvature", "factored", "goal", "method", "nhev", "nit", "options", "point", "q"),
+        *("probed", "residual", "step"),
     )
 
     def __init__(self, point: Point, method: str, goal: Goal, options: Options):
-        self.point, self.method, self.goal = point, method, goal
-        self.damping, self.prove = options.damping, options.bound
+        self.point, self.method, self.goal, self.options = point, method, goal, options
         self.q = np.zeros(point.theta.size)
         self.residual = self.step = math.nan
         self.factored: tuple[solvers.Cholesky, np.ndarray] | None = None
         self.curvature: tuple[float, float] | None = None
         self.nit = self.nhev = 0
+        self.probed = False
 
     def count(self, solution: solvers.Solution) -> None:
         self.nhev += solution.nhev
@@ -44,11 +47,13 @@ class Answer:
         self.count(solution)
         self.q, self.nit = q, solution.nit
         self.residual = solution.residual[0]
-        if self.damping:  # what was seen so far is the damped system
+        if self.options.solved:  # what was seen so far is another system
             self.check_residual()
-            if self.curvature:
+            if self.options.curvature != "exact":
+                self.curvature = None
+            elif self.curvature:
                 low, high = self.curvature
-                self.curvature = low - self.damping, high - self.damping
+                self.curvature = low - self.options.damping, high - self.options.damping
 
     def check_residual(self) -> None:
         size = self.point.b_norm
@@ -56,11 +61,27 @@ class Answer:
         self.residual = rest / size if size > 0 else rest
         self.nhev += 1
 
+    def indefinite(self) -> bool:
+        """Looks for negative curvature in random directions, once: at a symmetric point, say one where
+        two units of a network are the same, H may be indefinite and q lie where it is not."""
+        if not self.probed:
+            low, high, products = solvers.extreme_eigenvalues(self.point.hess, 0, LANCZOS_STEPS)
+            least, largest = self.curvature or (low, high)
+            # Ritz values leave the spectrum by rounding, which must not make an estimate of it.
+            inside = 1e-12 * max(abs(low), abs(high))
+            self.curvature = min(least, low + inside), max(largest, high - inside)
+            self.nhev += products
+            self.probed = True
+        assert self.curvature is not None
+        return self.curvature[0] < 0
+
     def fail(self, why: str, final: bool = False) -> ImplicitGradResult:
         """No estimate could be made or was wanted, or the theorem does not apply."""
         value = self.point.value(self.q)
         if not all_finite(value):
             why = "non_finite"
+        if why == "negative_curvature":
+            self.indefinite()
         allowed = self.goal.allowed(self.point, self.q, value)
         return self._result(value, math.inf, allowed, why, final or why not in _OPEN)
 
@@ -85,7 +106,7 @@ class Answer:
         if not final or why == "terms":
             rest = self.residual * self.point.b_norm
             # To prove H's curvature takes a factorisation of its own.
-            factored = self.factored if self.prove or not error <= allowed else None
+            factored = self.factored if self.options.bound or not error <= allowed else None
             bound = self.point.error_bound(self.q, rest, factored)
         if not final:
             error = min(error, bound) if error == error else bound
@@ -100,8 +121,8 @@ class Answer:
             curvature=self.curvature,
             step=self.step,
         )
-        if self.damping:
-            text += f" The system solved was (H + damping I) q = b with damping = {self.damping:g}."
+        if self.options.solved:
+            text += f" The system solved was {self.options.solved}."
         return self.point.result(
             value,
             self.point.least(self.q),

@@ -14,32 +14,15 @@ upwards, with the rounding errors of r, ρ and of the final sum.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ._core import norm
-from .linearization import NativeLinearization
+from .linearization import Terms
 
 EPS = float(np.finfo(np.float64).eps)
 UP = 1 + 8 * EPS
-
-
-class Terms(NamedTuple):
-    """What the bound needs of an objective at one point, all rounded up (but `least`, down)."""
-
-    hess: float  # the data term's Hessian is at most hess · I
-    third: float  # and Lipschitz with this constant
-    radius: float  # within this distance of θ; inf where ℓ'' is bounded
-    least: float  # of the strengths: H ⪰ least · I; 0 with an intercept
-    most: float
-    cross: float  # ‖C‖₂
-    rate: float  # and its Lipschitz constant
-    reach: float  # ‖CᵀH^(−1/2)‖₂
-    cross_rounding: float  # 2-norm of the rounding error in C
-    gradient_rounding: float  # 2-norm of the rounding error in ∇θf
-    product_rounding: float  # and in H v, relative to ‖v‖₂
-    gradient_terms: float  # 2-norm of the sizes of the terms that ∇θf is the sum of, from above
 
 
 def error_bound(point: Any, q: np.ndarray, residual: float, factored: Any) -> float:
@@ -48,7 +31,7 @@ def error_bound(point: Any, q: np.ndarray, residual: float, factored: Any) -> fl
     `residual` is ‖∇θg − Hq‖₂ as computed; `factored` is (solver with a Cholesky factor of H, the θ
     where H was factored), or None.
     """
-    if not _native(point):
+    if not _known(point):
         return math.inf
     f, g = point.terms
     mu, e = _ball(f, point.stationarity * UP + f.gradient_rounding, point.theta, factored)
@@ -67,7 +50,7 @@ def error_bound(point: Any, q: np.ndarray, residual: float, factored: Any) -> fl
 def inner_limit(point: Any, q: np.ndarray, mu: float, energy: float) -> float:
     """What θ's distance from θ⋆ can do to the hypergradient if `mu` is H's least eigenvalue and
     `energy` is √(∇fᵀH⁻¹∇f): the bound for a q without error. inf where the constants are not known."""
-    if not (_native(point) and mu > 0):
+    if not (_known(point) and mu > 0):
         return math.inf
     f, g = point.terms
     e, size = energy / math.sqrt(mu), norm(q)
@@ -87,7 +70,7 @@ def push_rate(point: Any, q: np.ndarray) -> float:
 
 def reach(point: Any, mu: float) -> float:
     """Bounds ‖CᵀH⁻¹v‖ / √(vᵀH⁻¹v); inf where the constants are not known."""
-    if not _native(point):
+    if not _known(point):
         return math.inf
     f = point.terms[0]
     return min(f.reach, f.cross / math.sqrt(mu)) if mu > 0 else f.reach
@@ -111,8 +94,8 @@ def response_bound(
     return bound if bound >= 0 else math.inf
 
 
-def _native(point: Any) -> bool:
-    return isinstance(point.F, NativeLinearization) and isinstance(point.G, NativeLinearization)
+def _known(point: Any) -> bool:
+    return None not in point.terms
 
 
 def _bound(f: Terms, g: Terms, size: float, rho: float, mu: float, e: float) -> float:

@@ -23,7 +23,7 @@ import numpy as np
 
 from ._core import negligible, norm
 from ._rounding import EPS, gradient_noise, left_by_rounding, noise_energy
-from .linearization import EXACT, NativeLinearization
+from .linearization import EXACT
 
 POLISH_STEPS = 3
 CONVERGED = 1e-8  # a Newton step that is no larger than this, relative to θ
@@ -127,8 +127,9 @@ def certify(
             return answer(math.inf, "non_finite", nhev)
 
         # Newton's method contracts quadratically near θ⋆; a step this small relative to θ is near,
-        # and the ratio of two gradients at rounding level would say nothing.
-        far = not converged(s, point.theta, solver)
+        # and the ratio of two gradients at the level of their own error would say nothing.
+        known = point.stationarity > point.noise[0].jac
+        far = known and not converged(s, point.theta, solver)
         contraction = 0.0
         if far:
             contraction = max(there.stationarity / point.stationarity, norm(s_next) / s_norm)
@@ -210,7 +211,7 @@ def screen(
     not exact, so that it settles only what is clear. Norms of H⁻¹ come from the penalty, or else from
     the preconditioner and what the solve saw of its quality.
     """
-    if not isinstance(point.F, NativeLinearization):
+    if point.terms[0] is None:
         return None
     f = point.terms[0]
     least, size = f.least, point.stationarity + EPS * f.gradient_terms
@@ -260,7 +261,7 @@ def screen_step(
     """The same with the point θ − s after Newton's step at hand: there, all but the change of q is
     exact, and that is judged by how the residual of q changes, in the energy norm: what it was before
     is in the linear part. A `noisy` step shows what rounding in ∇f does; else a limit on it is added."""
-    if not isinstance(point.F, NativeLinearization):
+    if point.terms[0] is None:
         return None
     if not there.finite:
         return None

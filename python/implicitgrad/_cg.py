@@ -38,7 +38,7 @@ class CG:
         H ⪰ diag(strength). 1 where there is none, and only the solve's Ritz values can tell."""
         if self.strong:
             return 1.0
-        strength = at._core.strength if isinstance(at, NativeLinearization) else None
+        strength = getattr(at, "strength", None)
         if strength is None or not strength.min() > 0 or self.diagonal is None:
             return 1.0
         size: Any = self.diagonal if self._m is not None else np.max(self.diagonal)
@@ -115,8 +115,8 @@ class CG:
             self._m = jacobi if isinstance(given, str) and given != "none" else None
         elif isinstance(given, str) and given == "jacobi":
             raise ValueError(
-                "preconditioner = 'jacobi' needs the diagonal of the Hessian, which callables do "
-                "not give: pass an operator that applies an approximate inverse"
+                "preconditioner = 'jacobi' needs the diagonal of the Hessian, which only linear models "
+                "give: pass an operator that applies an approximate inverse"
             )
         if given is not None and not isinstance(given, str):
             self._m = callback_operator(_as_operator(given), hess.size)

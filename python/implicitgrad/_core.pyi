@@ -186,6 +186,9 @@ class NativeObjective:
     def n_theta(self) -> int: ...
     @property
     def n_lam(self) -> int: ...
+    def linearize(
+        self, theta: ArrayLike, lam: ArrayLike, remember: bool = True
+    ) -> Linearization: ...
 
 class GramSums:  # of all rows where `rows` is empty
     def __init__(
@@ -232,9 +235,6 @@ class LinearModel(NativeObjective):
         n_threads: int,
         classes: int = 1,  # of the loss "softmax", whose y holds labels 0 … classes − 1
     ) -> None: ...
-    def linearize(
-        self, theta: ArrayLike, lam: ArrayLike, remember: bool = True
-    ) -> Linearization: ...
     def finite(self) -> bool: ...  # whether the norms of X's rows are
 
 class RowMap:  # row i is entry slot[i] of t(λ), or not λ's where that is -1
@@ -275,9 +275,6 @@ class HyperModel(NativeObjective):
         inputs: InputMap | None,
         targets: RowMap | None,
     ) -> None: ...
-    def linearize(
-        self, theta: ArrayLike, lam: ArrayLike, remember: bool = True
-    ) -> Linearization: ...
     def finite(self) -> bool: ...
     # The model at lam, with factors e^μ of its coefficients as the only hyperparameters.
     def reweighted(self, lam: ArrayLike, /) -> HyperModel: ...
@@ -293,11 +290,8 @@ class Linearization:
     def degenerate(self) -> bool: ...  # f is constant in some directions, whatever the data
     def project(self, v: ArrayLike, /) -> _Array: ...  # takes off what v has of them
     @property
-    def values(self) -> _Array: ...  # the data term's, one a model
-    @property
-    def strength(self) -> _Array: ...  # one an entry of theta; inf for an intercept
+    def gauss_newton(self) -> Operator | None: ...
     def costs(self, nats: float, /) -> tuple[float, float, float, float]: ...
-    def errors(self) -> tuple[float, ...]: ...  # the fields of _bound.Terms
     def gradient_terms(self, by_row: bool, /) -> _Array: ...
     # Columns (t + |diagonal ∘ q|) ∘ pattern and u ∘ pattern, t and u the gradient_terms of g and f.
     def rounding_noise(
@@ -309,16 +303,43 @@ class Linearization:
         by_row: bool,
         /,
     ) -> _Array: ...
-    # ‖Cᵀx‖, ‖∂C[d]ᵀq‖ (inf where it is not known) and ‖d‖ of columns x and d.
-    def arrival(self, sent: ArrayLike, q: ArrayLike, /) -> tuple[float, float, float]: ...
-    def cross_change(self, d: ArrayLike, q: ArrayLike) -> _Array: ...  # ∂C[d]ᵀq, d by column
-    @property
-    def constant_curvature(self) -> bool: ...  # whether H does not depend on θ
-    def reach(self, v: ArrayLike, /) -> float: ...  # bounds ‖∂C[d]ᵀv‖ / √(dᵀHd)
-    def response_rate(self, u: ArrayLike, /) -> float: ...  # the Lipschitz constant of C u in θ
     def cross(self, u: ArrayLike, /) -> _Array: ...
     def cross_transpose(self, q: ArrayLike, /) -> _Array: ...
     def cross_transpose_and_scale(self, q: ArrayLike, /) -> tuple[_Array, float]: ...
+
+class LinearModelLinearization(Linearization):
+    def cross_change(self, d: ArrayLike, q: ArrayLike) -> _Array: ...  # ∂C[d]ᵀq, d by column
+    @property
+    def constant_curvature(self) -> bool: ...  # whether H does not depend on θ
+    @property
+    def values(self) -> _Array: ...  # the data term's, one a model
+    @property
+    def strength(self) -> _Array: ...  # one an entry of theta; inf for an intercept
+    def errors(self) -> tuple[float, ...]: ...  # the fields of linearization.Terms
+    # ‖Cᵀx‖, ‖∂C[d]ᵀq‖ (inf where it is not known) and ‖d‖ of columns x and d.
+    def arrival(self, sent: ArrayLike, q: ArrayLike, /) -> tuple[float, float, float]: ...
+    def reach(self, v: ArrayLike, /) -> float: ...  # bounds ‖∂C[d]ᵀv‖ / √(dᵀHd)
+    def response_rate(self, u: ArrayLike, /) -> float: ...  # the Lipschitz constant of C u in θ
+
+# Networks. The capsules are SciPy's; False where their integers are not 32 bits wide.
+
+def set_blas(dgemm: object, sgemm: object, /) -> bool: ...
+
+class MlpArchitecture:
+    def __init__(
+        self,
+        widths: Sequence[int],
+        activation: str,
+        loss: str,
+        fixed: float,
+        n_groups: int,
+        group: ArrayLike,
+    ) -> None: ...
+
+# y has a class for each row, or the targets row after row.
+def mlp(
+    architecture: MlpArchitecture, x: Matrix, y: ArrayLike, weights: ArrayLike, n_threads: int
+) -> NativeObjective: ...
 
 # Training.
 

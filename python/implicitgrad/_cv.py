@@ -3,7 +3,6 @@ together, so that they share each pass over X."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -276,13 +275,10 @@ class FoldedModel(LinearModel):
         self._several = self.y.ndim == 2
         self._classes = folds.classes
         fixed = penalty.fixed if penalty else 0.0
-        self._core = folds.core(part, target, fixed=fixed, n_groups=n_groups, group=group)
-        self.n_theta, self.n_lam = self._core.n_theta, self._core.n_lam
+        self._own(folds.core(part, target, fixed=fixed, n_groups=n_groups, group=group))
         # Rows that are left out in several folds are still the same rows.
         seen = sum(counts[part] for counts in folds.counts) * folds.weights
         self.n_outer = effective_rows(np.where(seen > 0, folds.weights, 0.0))
-        self._unchecked = False
-        self._memory = threading.local()
         self._made_of = folds, part, penalty, target
 
     def __reduce__(self) -> Any:

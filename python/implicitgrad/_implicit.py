@@ -61,7 +61,7 @@ def implicit_grad(
     ----------
     f, g : objective
         Inner (training) and outer (validation) loss: `LeastSquares`, `Logistic`, `Poisson`,
-        `Softmax`, `Objective`, any object with ``linearize(theta, lam)``, or plain functions
+        `Softmax`, `MLP`, `Objective`, any object with ``linearize(theta, lam)``, or plain functions
         ``f(theta, lam) -> float``, which are differentiated numerically (for small problems).
     theta : array, shape (n_theta,)
         The trained parameters, near the minimum of f(·, λ).
@@ -96,6 +96,10 @@ def implicit_grad(
             it a bound is proven only where that is free, or where success depends on it.
         damping : float, default 0
             Solve (H + damping · I) q = ∇θg; the bias is counted in the error.
+        curvature : {"exact", "gauss_newton"}
+            "gauss_newton" solves with JᵀΛJ + diag(strength) in the place of a network's H, which is
+            never indefinite; the bias is counted in the error, which takes a solve with H itself
+            (unless certify is False).
         preconditioner : {"auto", "jacobi", "sketch", "gram", "none"}, operator or callable
             For CG: applies an approximation of H⁻¹. For the library's objectives, "sketch" factors a
             Hessian of sampled rows and "gram" one of all rows, in single precision (of order
@@ -166,6 +170,17 @@ def implicit_grad(
     return result
 
 
+def gauss_newton(F: Any) -> Any:
+    """The Gauss-Newton approximation of H, an operator of the core."""
+    found = F._core.gauss_newton if isinstance(F, NativeLinearization) else None
+    if found is None:
+        raise ValueError(
+            "curvature = 'gauss_newton' is for networks: f has no Gauss-Newton approximation that "
+            "differs from H"
+        )
+    return found
+
+
 def solve(
     problem: Problem,
     theta: np.ndarray,
@@ -195,7 +210,7 @@ def _solve(
 ) -> ImplicitGradResult:
     point = problem.at(theta, lam)
     monitor = Monitor(options.stop, callback, point.unknown)
-    hess = point.hess
+    hess = point.hess if options.curvature == "exact" else gauss_newton(point.F)
     if options.damping:
         hess = _core.ShiftedOperator(hess, options.damping)
     solver = solvers.make_solver(method, hess, point.F, options, monitor.hook)
@@ -208,7 +223,7 @@ def _solve(
     # The adjoint q: H q = ∇θg.
     size = point.b_norm
     estimate = options.certify is not False
-    as_asked = solver.fixed_terms or options.stop is not None or bool(options.damping)
+    as_asked = solver.fixed_terms or options.stop is not None or bool(options.solved)
     s = there = None
     if estimate and isinstance(solver, solvers.Cholesky) and not as_asked:
         # The factor serves for s = H⁻¹∇θf as well, which tells how far θ is from θ⋆.
@@ -231,7 +246,7 @@ def _solve(
         return answer.fail("callback")
     if solution.status in ("singular", "non_finite", "bad_preconditioner"):
         return answer.fail(solution.status)
-    if solution.status == "negative_curvature" and not options.damping:
+    if solution.status == "negative_curvature" and not options.solved:
         return answer.fail(solution.status)
     answer.step = getattr(solver, "step", math.nan)
     if not estimate:
@@ -241,11 +256,14 @@ def _solve(
         return answer.fail("diverged")
     if solver.fixed_terms and not options.certify:
         return answer.fail("terms")
+    not_convex = problem.native and not problem.convex
+    if not_convex and not isinstance(solver, solvers.Cholesky) and answer.indefinite():
+        return answer.fail("negative_curvature")
     solver.monitor = None
 
     # How wrong that is; and a better answer, where one is wanted and at hand.
     checker = solver
-    if not isinstance(solver, solvers.Cholesky) or options.damping:
+    if not isinstance(solver, solvers.Cholesky) or options.solved:
         checker = solvers.make_checker(solver, point.hess, point.F, solution, as_asked)
         if checker is not solver:
             answer.nhev += checker.setup(point.hess)
@@ -272,7 +290,7 @@ def _solve(
         wanted, rtols = point.gradient, [accuracy]
         closely = (
             (checker is solver and not checker.strong)
-            and isinstance(point.F, NativeLinearization)
+            and point.terms[0] is not None
             and converged(checker.precondition(point.gradient), theta, checker)
         )
         if closely:  # in the same passes: what q misses, and what rounding in ∇θf comes to
@@ -313,7 +331,7 @@ def _solve(
         further = _train.solve(problem.f, lam, theta, None, TRAIN_MAXITER)
         certified.nhev += further.nhev
         if further.success:
-            polish = options.polish and not as_asked and problem.native
+            polish = options.polish and not as_asked and problem.convex
             way = method if polish else "auto"
             given = options if polish else _options.DEFAULT
             found = _solve(problem, further.x, lam, way, tol, given, None, None, True)

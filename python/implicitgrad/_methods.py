@@ -113,7 +113,7 @@ class Neumann:
         if self.step_size is not None:
             self.step = self.step_size
             return 0
-        largest, products = largest_eigenvalue(hess, self.rng)
+        _, largest, products = extreme_eigenvalues(hess, self.rng)
         # An estimate from inside the spectrum: 1/estimate is well below the limit 2/λmax.
         self.step = 1.0 / largest if largest > 0 and math.isfinite(largest) else 1.0
         return products
@@ -174,8 +174,9 @@ class Custom:
         return checked(hess, b, self.least(x), "converged" if info == 0 else "iteration_limit")
 
 
-def largest_eigenvalue(hess: Any, rng: Any = 0, steps: int = 20) -> tuple[float, int]:
-    """An estimate of λmax from below, by Lanczos from a random vector; and the products it took."""
+def extreme_eigenvalues(hess: Any, rng: Any = 0, steps: int = 20) -> tuple[float, float, int]:
+    """Estimates of λmin and λmax, from inside the spectrum, by Lanczos from a random vector; and the
+    products it took."""
     b = np.random.default_rng(rng).standard_normal(hess.size)
     _, report = _core.minres(hess, b, [1e-12], None, steps, None)
-    return report.curvature_max, report.products
+    return report.curvature_min, report.curvature_max, report.products

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 from .callables import Objective
-from .objectives import LinearModel
+from .objectives import NativeObjective
 
 
 def is_native(f: Any) -> bool:
-    return isinstance(f, LinearModel) and type(f).linearize is LinearModel.linearize
+    return isinstance(f, NativeObjective) and type(f).linearize is NativeObjective.linearize
 
 
 def linearizer(f: Any) -> Callable[..., Any]:

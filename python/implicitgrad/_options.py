@@ -13,6 +13,7 @@ from scipy.optimize import OptimizeWarning
 
 from . import _arrays
 
+CURVATURES = ("exact", "gauss_newton")
 PRECONDITIONERS = ("auto", "jacobi", "sketch", "gram", "none")
 
 _CHECKS: dict[str, Callable[[Any, str], Any]] = {
@@ -40,6 +41,7 @@ class Options:
     certify: bool | None = None
     bound: bool = True
     damping: float = 0.0
+    curvature: str = "exact"
     preconditioner: Any = "auto"
     rank: int | None = None
     terms: int | None = None
@@ -53,6 +55,7 @@ class Options:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, validate(value, name))
+        _arrays.choice(self.curvature, "curvature", CURVATURES)
         for name in ("bound", "damping", "polish", "warn"):
             if getattr(self, name) is None:
                 raise TypeError(f"{name} must not be None")
@@ -76,6 +79,15 @@ class Options:
                     f"rng must be a seed, an integer >= 0, or a numpy.random.Generator, found "
                     f"{self.rng!r}"
                 ) from None
+
+    @property
+    def solved(self) -> str:
+        """The system that is asked for, in words, where it is not H q = b."""
+        name = "H" if self.curvature == "exact" else "G"
+        if not self.damping:
+            return "" if name == "H" else "G q = b, G the Gauss-Newton approximation of H"
+        of = "" if name == "H" else ", G the Gauss-Newton approximation of H"
+        return f"({name} + damping I) q = b with damping = {self.damping:g}{of}"
 
     @property
     def seed(self) -> int:

@@ -95,7 +95,7 @@ class HyperObjective:
         if theta0 is None:
             if n_theta is None:
                 raise ValueError("theta0 is missing: f does not know its n_theta")
-            theta0 = np.zeros(n_theta)
+            theta0 = _train.start(self._problem.f, n_theta)
         self._theta0 = self._problem.check_theta(theta0, "theta0").copy()
         self.nfev = self.nhev = 0
         self.reset()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import _arrays, solvers
-from ._bound import Terms, error_bound, inner_limit, push_rate, reach
+from ._bound import error_bound, inner_limit, push_rate, reach
 from ._core import norm
 from ._native import is_native, linearizer, passer
 from ._result import ImplicitGradResult
@@ -33,6 +33,7 @@ class Problem:
         self._linearize_f, self._linearize_g = linearizer(self.f), linearizer(self.g)
         self._pass_f, self._pass_g = passer(self.f), passer(self.g)
         self.native = is_native(self.f)
+        self.convex = self.native and self.f.convex
 
     @property
     def from_values(self) -> bool:
@@ -89,13 +90,12 @@ class Point:
 
     __slots__ = (
         *("F", "G", "b", "b_norm", "direct", "direct_norm", "gradient", "hess"),
-        *("_terms", "last", "stationarity", "theta"),
+        *("last", "stationarity", "theta"),
     )
 
     def __init__(self, F: Any, G: Any, theta: np.ndarray, lam: np.ndarray):
         self.F, self.G, self.theta = F, G, theta
         self.last: Any = (None, None, math.nan)
-        self._terms: Any = None
         if isinstance(F, NativeLinearization):
             self.gradient, self.stationarity, self.hess = F.jac, F.jac_norm, F._core.system
         else:
@@ -144,13 +144,8 @@ class Point:
 
     @property
     def terms(self) -> Any:
-        """The `Terms` of f and of g; None where they are not the library's own."""
-        if self._terms is None:
-            self._terms = tuple(
-                Terms(*at._core.errors()) if isinstance(at, NativeLinearization) else None
-                for at in (self.F, self.G)
-            )
-        return self._terms
+        """The `Terms` of f and of g; None where they are not known."""
+        return getattr(self.F, "terms", None), getattr(self.G, "terms", None)
 
     def rounding_noise(
         self, q: np.ndarray, diagonal: np.ndarray, pattern: np.ndarray, by_row: bool
@@ -177,12 +172,13 @@ class Point:
         """What comes of an error x in q; of an error d in θ, with q as it is; and of d in
         ∇θg − Hq: norms, the last two to first order, not from below, inf where nothing is known.
         x and d are the columns of `sent`."""
-        if not isinstance(self.F, NativeLinearization):
+        of_f, of_g = self.terms
+        if of_f is None:
             return norm(self.carried(sent[:, 0])), math.inf, math.inf
         of_x, at_q, size = self.F._core.arrival(sent, q)
-        if not isinstance(self.G, NativeLinearization):
+        if of_g is None:
             return of_x, at_q, math.inf
-        return of_x, at_q + self.terms[1].cross * size, push_rate(self, q) * size
+        return of_x, at_q + of_g.cross * size, push_rate(self, q) * size
 
     def inner_limit(self, q: np.ndarray, mu: float, energy: float) -> float:
         return inner_limit(self, q, mu, energy)

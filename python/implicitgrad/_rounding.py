@@ -111,7 +111,7 @@ def _moved(
 
 def _least(point: Any, solver: Any) -> float:
     """H's smallest eigenvalue, from below as far as that is known; 0 where it is not."""
-    if not isinstance(point.F, NativeLinearization):
+    if point.terms[0] is None:
         return 0.0
     return max(point.terms[0].least, solver.curvature_from_below())
 
@@ -121,7 +121,7 @@ def noise_energy(
 ) -> float:
     """√(δᵀH⁻¹δ) of the rounding δ in ∇θf, not from below: by the norm of δ and the smallest eigenvalue
     of H, or `closer` by what the solver saw of H in each direction."""
-    if not isinstance(point.F, NativeLinearization):
+    if point.terms[0] is None:
         return math.inf
     plain = EPS * point.terms[0].gradient_terms / math.sqrt(least) if least > 0 else math.inf
     if not closer:

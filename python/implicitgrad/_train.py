@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from scipy.optimize import OptimizeResult
 
-from . import _arrays, _core, _result, solvers
-from ._native import is_native, linearizer
+from . import _arrays, _core, _descent, _result, solvers
+from ._native import is_native, linearizer, passer
 from .callables import as_objective
+
+# Of what a gradient was at the start, where L-BFGS hands over to Newton's method.
+HAND_OVER = 1e-4
 
 
 def train(
-    f: Any, lam: Any = None, theta0: Any = None, tol: float | None = None, maxiter: int = 200
+    f: Any,
+    lam: Any = None,
+    theta0: Any = None,
+    tol: float | None = None,
+    maxiter: int | None = None,
+    method: str = "auto",
+    options: Mapping[str, Any] | None = None,
 ) -> OptimizeResult:
-    """Minimise f(·, λ) by Newton's method with a line search.
+    """Minimise f(·, λ), by Newton's method with a line search where nothing else is asked for.
 
     Parameters
     ----------
@@ -24,12 +35,23 @@ def train(
     lam : array, shape (n_lam,), optional
         Hyperparameters; may be left out where n_lam is 0.
     theta0 : array, shape (n_theta,), optional
-        Start; zeros by default, where f knows its n_theta.
+        Start; by default `initial_theta()` where f has it, as a network does, and else zeros, where
+        f knows its n_theta.
     tol : float, optional
         Stop at ‖∇θf‖_∞ ≤ tol. By default training goes on until a Newton step changes θ by less
         than a relative 1e-6, after which its error is about the square of that, or rounding may be
         all that is left of the gradient: tight enough for `implicit_grad` with default settings.
-    maxiter : int, default 200
+    maxiter : int, optional
+        Limit on iterations: by default 200 of Newton's method, 2000 of L-BFGS, 1000 steps of the
+        others.
+    method : {"auto", "newton", "lbfgs", "adam", "sgd"}
+        "auto" is "newton", and for a network L-BFGS [2]_ first, until the gradient has fallen by
+        1e-4 (that is, to tol where it is larger). "lbfgs", "adam" and "sgd" end where they end:
+        pass their x as theta0 to train on.
+    options : dict, optional
+        For "adam" and "sgd": learning_rate (1e-3 and 0.01 by default), batch_size (rows of a step,
+        drawn without replacement; by default all), rng (seed of the draws), and for "sgd" momentum
+        (default 0.9).
 
     Returns
     -------
@@ -39,6 +61,9 @@ def train(
 
     Notes
     -----
+    A network's θ is found by L-BFGS until the gradient is small and then by Newton's method, so that it
+    is a minimum and not only flat; status 4 may mean that it is a saddle.
+
     Newton steps come from a Cholesky factor where that is cheap, and else from CG with a
     preconditioner that is kept from step to step (``docs/cost-model.md``); where the Hessian is not
     positive definite the step is damped until it descends [1]_. The last point's linearisation and
@@ -47,6 +72,8 @@ def train(
     References
     ----------
     .. [1] J. Nocedal, S. J. Wright, *Numerical Optimization*, 2nd ed., 2006, chapters 3 and 7.
+    .. [2] D. C. Liu, J. Nocedal, "On the limited memory BFGS method for large scale optimization",
+           Math. Programming 45 (1989).
 
     Examples
     --------
@@ -69,12 +96,59 @@ def train(
     if theta0 is None:
         if n_theta is None:
             raise ValueError("theta0 is missing: f does not know its n_theta")
-        theta0 = np.zeros(n_theta)
+        theta0 = start(f, n_theta)
     theta0 = _arrays.vector(theta0, np.size(theta0) if n_theta is None else n_theta, "theta0", "f")
     if tol is not None:
         tol = _arrays.number(tol, "tol", positive=True)
-    maxiter = _arrays.integer(maxiter, "maxiter", least=1)
-    return solve(f, lam, theta0, tol, maxiter)
+    method = _arrays.choice(method, "method", _descent.METHODS)
+    parsed = _descent.parse(options, method)
+    if maxiter is not None:
+        maxiter = _arrays.integer(maxiter, "maxiter", least=1)
+    if method in ("auto", "newton"):
+        limit = maxiter or _descent.MAXITER["newton"]
+        return solve(f, lam, theta0, tol, limit, descend=method == "auto")
+    return _first_order(f, lam, theta0, tol, maxiter or _descent.MAXITER[method], method, parsed)
+
+
+def start(f: Any, n_theta: int) -> np.ndarray:
+    """Where training begins when nothing is known."""
+    return f.initial_theta() if hasattr(f, "initial_theta") else np.zeros(n_theta)
+
+
+def _gradient(lam: np.ndarray) -> _descent.Gradient:
+    """(f, θ) ↦ value and gradient."""
+
+    def at(f: Any, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        here = passer(f)(theta, lam)
+        return float(here.fun), np.asarray(here.jac, dtype=np.float64)
+
+    return at
+
+
+def _first_order(
+    f: Any,
+    lam: np.ndarray,
+    theta0: np.ndarray,
+    tol: float | None,
+    maxiter: int,
+    method: str,
+    options: _descent.Options,
+) -> OptimizeResult:
+    gradient = _gradient(lam)
+    with np.errstate(all="ignore"):
+        if method == "lbfgs":
+            found = _descent.lbfgs(gradient, f, theta0, tol or 1e-8, maxiter)
+        else:
+            steps = _descent.adam if method == "adam" else _descent.sgd
+            found = steps(gradient, f, theta0, maxiter, options)
+        finite = bool(np.isfinite(found.theta).all())
+        value, jac = gradient(f, found.theta if finite else theta0)
+    stationarity = float(np.max(np.abs(jac), initial=0.0))
+    status = "non_finite"
+    if finite and math.isfinite(value + stationarity):
+        limit = "iteration_limit" if found.nit >= maxiter else "line_search_failed"
+        status = "converged" if stationarity <= (tol or 1e-8) else limit
+    return _result_of(status, found.theta, value, stationarity, found.nit, found.nfev + 1, 0)
 
 
 def solve(
@@ -84,10 +158,22 @@ def solve(
     tol: float | None,
     maxiter: int,
     kept: Any = None,
+    descend: bool = True,
 ) -> OptimizeResult:
-    """`train` for arguments that have been validated, with the preconditioner that earlier ones left."""
+    """`train` for arguments that have been validated, with the preconditioner that earlier ones left;
+    `descend` allows for L-BFGS first, where f is not convex."""
     native = is_native(f)
-    direct = theta0.size <= solvers.DIRECT_CALLABLE  # where there is a choice
+    first = _descent.Descent(theta0)
+    if descend and native and not f.convex:
+        gradient = _gradient(lam)
+        size = float(np.max(np.abs(gradient(f, theta0)[1])))
+        if math.isfinite(size):
+            goal = max(tol or 0.0, HAND_OVER * size)
+            with np.errstate(all="ignore"):
+                first = _descent.lbfgs(gradient, f, theta0, goal, _descent.MAXITER["auto"])
+            first.nfev += 1
+    # Whether Newton's steps come from a factor; for linear models the core chooses.
+    direct = theta0.size <= (solvers.DIRECT_NETWORK if native else solvers.DIRECT_CALLABLE)
     if native:
         core, hyper = f._core, lam if f.n_lam else lam[:0]
     else:
@@ -98,20 +184,37 @@ def solve(
             return float(here.fun), np.asarray(here.jac, float), solvers.core_operator(here)
 
         core, hyper = _core.CallbackObjective(at, theta0.size), lam[:0]
-    if native and kept is None:
+    if not (native and f.convex):
+        kept = None
+    elif kept is None:
         kept = _core.KeptPreconditioner("auto", 0, lasting=True)
-    theta, report = _core.train(core, theta0, hyper, tol or 0.0, maxiter, direct, kept)
+    theta, report = _core.train(core, first.theta, hyper, tol or 0.0, maxiter, direct, kept)
     if native:
         f._passed(report.status != "non_finite")
         f._remember(theta, hyper, report.at, kept)
-    found = {"stationarity": report.stationarity, "nit": report.iterations}
+    return _result_of(
+        *(report.status, theta, report.fun, report.stationarity),
+        *(first.nit + report.iterations, first.nfev + report.evaluations, report.products),
+    )
+
+
+def _result_of(
+    status: str,
+    theta: np.ndarray,
+    fun: float,
+    stationarity: float,
+    nit: int,
+    nfev: int,
+    nhev: int,
+) -> OptimizeResult:
+    found = {"stationarity": stationarity, "nit": nit}
     return OptimizeResult(
         x=theta,
-        fun=report.fun,
-        nfev=report.evaluations,
-        nhev=report.products,
-        success=report.status == "converged",
-        status=_result.TRAIN_STATUS[report.status],
-        message=_result.TRAIN_MESSAGES[report.status].format(**found),
+        fun=fun,
+        nfev=nfev,
+        nhev=nhev,
+        success=status == "converged",
+        status=_result.TRAIN_STATUS[status],
+        message=_result.TRAIN_MESSAGES[status].format(**found),
         **found,
     )

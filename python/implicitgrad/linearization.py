@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,23 @@ class Noise(NamedTuple):
 EXACT = Noise()
 
 
+class Terms(NamedTuple):
+    """What bounds on an error need of an objective at one point, all rounded up (but `least`, down)."""
+
+    hess: float  # the data term's Hessian is at most hess · I
+    third: float  # and Lipschitz with this constant
+    radius: float  # within this distance of θ; inf where ℓ'' is bounded
+    least: float  # of the strengths: H ⪰ least · I; 0 with an intercept
+    most: float
+    cross: float  # ‖C‖₂
+    rate: float  # and its Lipschitz constant
+    reach: float  # ‖CᵀH^(−1/2)‖₂
+    cross_rounding: float  # 2-norm of the rounding error in C
+    gradient_rounding: float  # 2-norm of the rounding error in ∇θf
+    product_rounding: float  # and in H v, relative to ‖v‖₂
+    gradient_terms: float  # 2-norm of the sizes of the terms that ∇θf is the sum of, from above
+
+
 class Linearization:
     """Value, gradients and second derivatives of an objective at one (θ, λ).
 
@@ -40,8 +58,11 @@ class Linearization:
     cross : LinearOperator, shape (n_theta, n_lam)
         C = ∂²f/∂θ∂λ; ``cross @ u`` is a cross-JVP, ``cross.T @ q`` a cross-VJP.
     noise : Noise
-        How far off these are where they come from finite differences.
+        How far off these are where they come from finite differences or from float32.
     """
+
+    terms: Terms | None = None  # None where no such constants are known
+    strength: np.ndarray | None = None  # H ⪰ diag(strength), where that is known
 
     def __init__(
         self, fun: float, jac: Any, jac_lam: Any, hess: Any, cross: Any, noise: Noise = EXACT
@@ -57,7 +78,7 @@ class Linearization:
 class NativeLinearization(Linearization):
     """A linearisation that lives in the core; its operators are made when they are asked for."""
 
-    noise = EXACT
+    noise: Noise = EXACT
 
     def __init__(self, core: Any, kept: Any = None):
         self._core = core
@@ -91,6 +112,18 @@ class NativeLinearization(Linearization):
         if self._cross is None:
             self._cross = CrossOperator(self._core, self.jac.size, self.jac_lam.size)
         return self._cross
+
+
+class LinearModelLinearization(NativeLinearization):
+    """That of a linear model, of which bounds are known."""
+
+    @cached_property
+    def terms(self) -> Terms:  # type: ignore[override]
+        return Terms(*self._core.errors())
+
+    @cached_property
+    def strength(self) -> np.ndarray:  # type: ignore[override]
+        return self._core.strength
 
 
 class HessianOperator(LinearOperator):

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse
 
 from . import _arrays, _core, hyper
-from .linearization import NativeLinearization
+from .linearization import LinearModelLinearization, NativeLinearization
 from .penalties import L2
 
 
@@ -19,115 +19,39 @@ def effective_rows(weights: np.ndarray) -> float:
     return float(weights.sum() ** 2 / (weights @ weights))
 
 
-class LinearModel:
-    """What the linear models share; a loss adds its name and its kind of targets."""
+class NativeObjective:
+    """An objective of the core: what it is at a point, and the point it remembers."""
 
-    _loss: str
-    _classes = 1  # entries of θ for each column of X
-    _stratified = False  # whether y holds classes, which folds share out evenly
-    # The loss whose targets may be hyperparameters, and how λ makes them; None: they may not.
-    _soft_targets: tuple[str, str] | None = None
+    convex = True  # in θ
+    n_theta: int
+    n_lam: int
+    X: Any
+    n_threads: int
+    _core: Any
+    _blocks: list[hyper.Block]  # of λ, the penalty's first
+    _linearization = NativeLinearization
+    _unchecked = False  # whether X may still hold NaN or infinity
 
-    def __init__(
-        self,
-        X: Any,
-        y: Any,
-        *,
-        penalty: L2 | None = None,
-        fit_intercept: bool = False,
-        sample_weight: Any = None,
-        inputs: Any = None,
-        targets: Any = None,
-        n_threads: int | None = None,
-    ):
-        self.n_threads = _arrays.threads(n_threads)
-        self.fit_intercept = _arrays.boolean(fit_intercept, "fit_intercept")
-        if penalty is not None and not isinstance(penalty, L2):
-            raise TypeError(f"penalty must be an implicitgrad.L2 or None, found {penalty!r}")
-        self.penalty = penalty
-        handle, self.X, checked = _arrays.matrix(X, self.n_threads)
-        n_rows = self.X.shape[0]
-        self.y = self._targets(y, n_rows)
-        as_lam = isinstance(sample_weight, hyper.SampleWeights)
-        self._weights = weights = _arrays.weights(None if as_lam else sample_weight, n_rows)
-        self._in_rows = (sample_weight if as_lam else None), inputs, targets
-        self._core: Any = self._build(handle)
-        counted = self.y[weights > 0] if weights.size else self.y
-        wrong = self._untrainable(counted, self.fit_intercept, self._classes)
-        if wrong and self._core.n_lam and not self._free_targets:
-            raise ValueError(
-                f"y {wrong}, so that no model can be trained on it; as a plain loss (without "
-                "hyperparameters) it is accepted"
-            )
-        self.n_theta: int = self._core.n_theta
-        self.n_lam: int = self._core.n_lam
+    def _own(self, core: Any) -> None:
+        self._core, self.n_theta, self.n_lam = core, core.n_theta, core.n_lam
         # The last linearisation, for each thread its own, so that threads do not disturb each other.
         self._memory = threading.local()
-        # Over how many rows of equal weight it averages.
-        self.n_outer = effective_rows(weights) if weights.size else float(n_rows)
-        # A memmap is checked in the first pass over it, anything else now, while norms of its rows
-        # that bounds on errors need are computed: infinite or NaN where an entry is.
-        self._unchecked = isinstance(X, np.memmap)
-        if not (self._unchecked or self._core.finite() or checked):
-            _arrays.check_finite(self.X, "X")
+
+    def _build(self, handle: Any) -> Any:
+        """The objective in the core, of X's handle there and what else has been validated."""
+        raise NotImplementedError
 
     # Copies and pickles hold the data; the core's part is made of it anew, with the same numbers.
 
+    _transient: tuple[str, ...] = ("_core", "_memory")
+
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in vars(self).items() if k not in ("_core", "_memory")}
+        return {k: v for k, v in vars(self).items() if k not in self._transient}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         handle, self.X, _ = _arrays.matrix(self.X, self.n_threads)
-        self._core, self._memory = self._build(handle), threading.local()
-
-    _targets = staticmethod(_arrays.targets)
-
-    def _build(self, handle: Any) -> Any:
-        """The objective in the core, of X's handle there and what else has been validated."""
-        transform = self._soft_targets[1] if self._soft_targets else None
-        rows = hyper.bind(self.X, self.y, self._in_rows, transform)
-        penalty = hyper.Block("penalty", self._strengths()["n_groups"], _arrays.logarithms)
-        self._blocks = [penalty, *rows.blocks]
-        self._free_targets = rows.free_targets
-        if rows.blocks:
-            return self._hyper_model(handle, rows)
-        return _core.LinearModel(
-            *(handle, self.y, self._weights),
-            loss=self._loss,
-            classes=self._classes,
-            **self._strengths(),
-        )
-
-    def _strengths(self) -> dict[str, Any]:
-        group, n_groups = (self.penalty or L2("none")).groups(self.X.shape[1])
-        return {
-            "fixed": self.penalty.fixed if self.penalty else 0.0,
-            "n_groups": n_groups,
-            "group": group,
-            "intercept": self.fit_intercept,
-            "n_threads": self.n_threads,
-        }
-
-    def _hyper_model(self, handle: Any, rows: hyper.Blocks) -> _core.HyperModel:
-        """The same with blocks of λ in the rows."""
-        w, n = self._weights, len(self.y)
-        loss, y = self._loss, self.y
-        if rows.targets and self._soft_targets and self._soft_targets[0] != loss:
-            loss, y = self._soft_targets[0], (1.0 + y) / 2.0
-        return _core.HyperModel(
-            *(handle, y, w / w.sum() if w.size else np.full(n, 1.0 / n)),
-            loss=loss,
-            weights=rows.weights,
-            inputs=rows.inputs,
-            targets=rows.targets,
-            **self._strengths(),
-        )
-
-    @staticmethod
-    def _untrainable(y: np.ndarray, intercept: bool, classes: int) -> str:
-        """What leaves the θ that is trained on these targets undefined, if anything does."""
-        return ""
+        self._own(self._build(handle))
 
     def linearize(self, theta: Any, lam: Any = None) -> NativeLinearization:
         """Value, gradients and second derivatives at (θ, λ), in one pass over X.
@@ -181,7 +105,7 @@ class LinearModel:
         self, theta: np.ndarray, lam: np.ndarray, core: Any, kept: Any = None
     ) -> NativeLinearization:
         """A linearisation of the core, with the preconditioner of the training that ended there."""
-        at = NativeLinearization(core, kept)
+        at = self._linearization(core, kept)
         self._memory.last = self._key(theta, lam), at
         return at
 
@@ -197,7 +121,7 @@ class LinearModel:
         self, theta: np.ndarray, lam: np.ndarray, remember: bool = True
     ) -> NativeLinearization:
         hyper = lam if self.n_lam else _NO_LAM
-        at = NativeLinearization(self._core.linearize(theta, hyper, remember))
+        at = self._linearization(self._core.linearize(theta, hyper, remember))
         if self._unchecked:
             self._passed(math.isfinite(at.fun) and bool(np.isfinite(at.jac).all()))
         return at
@@ -229,6 +153,104 @@ class LinearModel:
         ends = np.cumsum([block.size for block in self._blocks])
         parts = zip(self._blocks, np.split(lam, ends[:-1]), strict=True)
         return {block.name: part for block, part in parts if block.size}
+
+
+class LinearModel(NativeObjective):
+    """What the linear models share; a loss adds its name and its kind of targets."""
+
+    _loss: str
+    _linearization = LinearModelLinearization
+    _classes = 1  # entries of θ for each column of X
+    _stratified = False  # whether y holds classes, which folds share out evenly
+    # The loss whose targets may be hyperparameters, and how λ makes them; None: they may not.
+    _soft_targets: tuple[str, str] | None = None
+
+    def __init__(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        penalty: L2 | None = None,
+        fit_intercept: bool = False,
+        sample_weight: Any = None,
+        inputs: Any = None,
+        targets: Any = None,
+        n_threads: int | None = None,
+    ):
+        self.n_threads = _arrays.threads(n_threads)
+        self.fit_intercept = _arrays.boolean(fit_intercept, "fit_intercept")
+        if penalty is not None and not isinstance(penalty, L2):
+            raise TypeError(f"penalty must be an implicitgrad.L2 or None, found {penalty!r}")
+        self.penalty = penalty
+        handle, self.X, checked = _arrays.matrix(X, self.n_threads)
+        n_rows = self.X.shape[0]
+        self.y = self._targets(y, n_rows)
+        as_lam = isinstance(sample_weight, hyper.SampleWeights)
+        self._weights = weights = _arrays.weights(None if as_lam else sample_weight, n_rows)
+        self._in_rows = (sample_weight if as_lam else None), inputs, targets
+        self._own(self._build(handle))
+        counted = self.y[weights > 0] if weights.size else self.y
+        wrong = self._untrainable(counted, self.fit_intercept, self._classes)
+        if wrong and self.n_lam and not self._free_targets:
+            raise ValueError(
+                f"y {wrong}, so that no model can be trained on it; as a plain loss (without "
+                "hyperparameters) it is accepted"
+            )
+        # Over how many rows of equal weight it averages.
+        self.n_outer = effective_rows(weights) if weights.size else float(n_rows)
+        # A memmap is checked in the first pass over it, anything else now, while norms of its rows
+        # that bounds on errors need are computed: infinite or NaN where an entry is.
+        self._unchecked = isinstance(X, np.memmap)
+        if not (self._unchecked or self._core.finite() or checked):
+            _arrays.check_finite(self.X, "X")
+
+    _targets = staticmethod(_arrays.targets)
+
+    def _build(self, handle: Any) -> Any:
+        """The objective in the core, of X's handle there and what else has been validated."""
+        transform = self._soft_targets[1] if self._soft_targets else None
+        rows = hyper.bind(self.X, self.y, self._in_rows, transform)
+        penalty = hyper.Block("penalty", self._strengths()["n_groups"], _arrays.logarithms)
+        self._blocks = [penalty, *rows.blocks]
+        self._free_targets = rows.free_targets
+        if rows.blocks:
+            return self._hyper_model(handle, rows)
+        return _core.LinearModel(
+            *(handle, self.y, self._weights),
+            loss=self._loss,
+            classes=self._classes,
+            **self._strengths(),
+        )
+
+    def _strengths(self) -> dict[str, Any]:
+        group, n_groups = (self.penalty or L2("none")).groups(self.X.shape[1])
+        return {
+            "fixed": self.penalty.fixed if self.penalty else 0.0,
+            "n_groups": n_groups,
+            "group": group,
+            "intercept": self.fit_intercept,
+            "n_threads": self.n_threads,
+        }
+
+    def _hyper_model(self, handle: Any, rows: hyper.Blocks) -> _core.HyperModel:
+        """The same with blocks of λ in the rows."""
+        w, n = self._weights, len(self.y)
+        loss, y = self._loss, self.y
+        if rows.targets and self._soft_targets and self._soft_targets[0] != loss:
+            loss, y = self._soft_targets[0], (1.0 + y) / 2.0
+        return _core.HyperModel(
+            *(handle, y, w / w.sum() if w.size else np.full(n, 1.0 / n)),
+            loss=loss,
+            weights=rows.weights,
+            inputs=rows.inputs,
+            targets=rows.targets,
+            **self._strengths(),
+        )
+
+    @staticmethod
+    def _untrainable(y: np.ndarray, intercept: bool, classes: int) -> str:
+        """What leaves the θ that is trained on these targets undefined, if anything does."""
+        return ""
 
     def __repr__(self) -> str:
         n, p = self.X.shape

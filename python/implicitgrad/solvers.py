@@ -11,7 +11,7 @@ from typing import Any
 
 from . import _arrays
 from ._cg import CG, NATS, Nystrom
-from ._methods import Cholesky, Custom, Identity, Minres, Neumann, largest_eigenvalue
+from ._methods import Cholesky, Custom, Identity, Minres, Neumann, extreme_eigenvalues
 from ._solution import Monitor, Solution, core_operator
 from .linearization import NativeLinearization
 
@@ -25,12 +25,14 @@ __all__ = [
     "Nystrom",
     "Solution",
     "core_operator",
-    "largest_eigenvalue",
+    "extreme_eigenvalues",
 ]
 
 # Up to this order the Hessian of a callable is formed and factored: p products, which CG needs as
 # well where the spectrum is spread.
 DIRECT_CALLABLE = 64
+# And that of a network, in training: a factor says whether H is indefinite, and CG needs more.
+DIRECT_NETWORK = 1000
 # Seconds of the core that a few calls from Python outweigh.
 SMALL = 2e-4
 

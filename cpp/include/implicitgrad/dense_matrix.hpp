@@ -34,6 +34,11 @@ class dense_matrix : public Matrix {
                    index ld) const override;
   bool finite(index begin, index end) const override;
 
+  /// The memory itself, for those who multiply by other means.
+  const T* data() const { return data_; }
+  index ld() const { return ld_; }
+  layout order() const { return order_; }
+
  private:
   bool in_strips() const;
 

@@ -63,8 +63,9 @@ class linear_model : public Objective, public std::enable_shared_from_this<linea
   std::shared_ptr<const Linearization> linearize(const double* theta,
                                                  const double* lam) const override;
 
-  /// The same at a θ to which no call is expected to come back: the one before stays in memory.
-  std::shared_ptr<const Linearization> glance(const double* theta, const double* lam) const;
+  /// The θ of the call before stays in memory.
+  std::shared_ptr<const Linearization> glance(const double* theta,
+                                              const double* lam) const override;
 
  private:
   friend class linear_model_linearization;
@@ -90,7 +91,7 @@ std::shared_ptr<linear_model> make_linear_model(std::shared_ptr<const Matrix> x,
 
 /// Owns what the linear operators need: D, the strengths and ∂strength/∂λ · θ. Never an n × p
 /// array.
-class linear_model_linearization : public Linearization, public sampled_hessian {
+class linear_model_linearization : public HyperLinearization, public sampled_hessian {
  public:
   linear_model_linearization(std::shared_ptr<const linear_model> model, const double* theta,
                              const double* lam, bool remember);
@@ -108,28 +109,25 @@ class linear_model_linearization : public Linearization, public sampled_hessian 
   std::uint64_t curvature_id() const override { return data_->curvature_id; }
 
   /// ∂f/∂λ_l = ½ share e^{λ_l} Σ_c Σ_{j in l} θ_cj².
-  virtual const std::vector<double>& jac_lam() const { return jac_lam_; }
+  const std::vector<double>& jac_lam() const override { return jac_lam_; }
 
   /// The data term's value for each model, without `share`.
   const std::vector<double>& values() const { return data_->values; }
 
   /// out = C u, for n_lam × k blocks. Cost: O((n_theta + n_lam) k).
-  virtual void cross(const_block u, block out) const;
+  void cross(const_block u, block out) const override;
 
   /// out = Cᵀ q, for n_theta × k blocks. Cost: O((n_theta + n_lam) k).
-  virtual void cross_transpose(const_block q, block out) const;
+  void cross_transpose(const_block q, block out) const override;
 
-  /// Whether there are directions in which f is constant whatever the data.
-  bool degenerate() const;
-
-  /// Takes off what v has of them.
-  void project(block v) const;
+  bool degenerate() const override;
+  void project(block v) const override;
 
   virtual error_terms errors() const;
 
   /// What the terms that ∇f is the sum of amount to, entry by entry, from above: those of the data
   /// term (DataTerm::gradient_terms), and strength_j |θ_j|.
-  std::vector<double> gradient_terms(bool by_row) const;
+  std::vector<double> gradient_terms(bool by_row) const override;
 
   /// The derivative of Cᵀq along d in θ, ∂C[d]ᵀq; infinite entries where it is not known.
   virtual std::vector<double> cross_change(const double* d, const double* q) const;
@@ -144,8 +142,9 @@ class linear_model_linearization : public Linearization, public sampled_hessian 
   /// for each model, is positive semidefinite.
   const std::vector<double>& strength() const override { return strength_; }
 
-  /// ‖ |C|ᵀ|q| ‖₂: the size of the terms whose sum is Cᵀq, which sets its rounding error.
-  virtual double cross_scale(const double* q) const;
+  double cross_scale(const double* q) const override;
+
+  solve_costs costs(double nats) const override;
 
  protected:
   const DataTerm& data() const { return *model_->data_; }

@@ -1,0 +1,284 @@
+"""Multilayer perceptrons, for users; their numerics live in the core."""
+
+from __future__ import annotations
+
+from functools import cache, cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+
+from . import _arrays, _core
+from ._blocks import Block
+from .linearization import EXACT, HessianOperator, NativeLinearization, Noise
+from .objectives import NativeObjective, effective_rows
+from .penalties import L2
+
+ACTIVATIONS = ("tanh", "softplus", "relu", "identity")
+LOSSES = ("softmax", "squared")
+
+_SINGLE = float(np.finfo(np.float32).eps)
+
+
+class MLPLinearization(NativeLinearization):
+    """A network at one (θ, λ), with its Gauss-Newton approximation of H.
+
+    Attributes
+    ----------
+    gauss_newton : LinearOperator, shape (n_theta, n_theta)
+        JᵀΛJ + diag(strength), with J the derivatives of the outputs and Λ those of the loss: H
+        without the network's own curvature. (For the softmax loss it has curvature along the common
+        shift of the output biases, too, along which f is constant.)
+    """
+
+    single = False  # whether its products are in float32
+
+    @cached_property
+    def gauss_newton(self) -> HessianOperator:
+        return HessianOperator(self._core.gauss_newton)
+
+    @cached_property
+    def noise(self) -> Noise:  # type: ignore[override]
+        """What float32 leaves: of the gradient by the size of its terms, of products with H by what a
+        product with a random vector comes to. Estimates."""
+        if not self.single:
+            return EXACT
+        v = np.random.default_rng(0).standard_normal(self.jac.size)
+        hess = _core.norm(self._core.hess.apply(v)) / _core.norm(v)
+        return Noise(_SINGLE * _core.norm(self._core.gradient_terms(False)), 0.0, _SINGLE * hess)
+
+
+class SingleLinearization(MLPLinearization):
+    single = True
+
+
+class MLP(NativeObjective):
+    r"""Loss of a multilayer perceptron.
+
+    With :math:`A_0 = X`, :math:`A_l = \varphi(A_{l-1} W_l + 1 b_l^T)` for the hidden layers and
+    outputs :math:`z = A_{L-1} W_L + 1 b_L^T`,
+
+    .. math:: f(\theta, \lambda) = \frac1n \sum_i s_i\, \ell(z_i, y_i)
+              + \tfrac12 \sum_j (\text{fixed} + e^{\lambda_{l(j)}})\, W_j^2.
+
+    θ holds W_1 (row-major, shape (in, out)), b_1, W_2, …: see `unravel`.
+
+    Parameters
+    ----------
+    X : array, shape (n, p)
+        C- or F-ordered float64 or float32 is borrowed, not copied: it must not change while the
+        objective lives. Other real dtypes and layouts are converted once. With float32, layers are
+        computed in float32, θ, λ and sums over blocks of rows in float64: gradients and products are
+        then accurate to about 1e-6 relative to their terms, which the certificate counts.
+    y : array
+        For "softmax" a class 0 … K−1 for each row, shape (n,); for "squared" real targets, shape
+        (n,) or (n, t).
+    hidden : tuple of int, default (128,)
+        Widths of the hidden layers; () is a linear model.
+    activation : {"tanh", "softplus", "relu", "identity"}, default "tanh"
+        Of the hidden layers. relu has a kink: its second derivative is taken to be 0, and the theorem
+        does not hold where a sample sits on it.
+    loss : {"softmax", "squared"}, default "softmax"
+        logsumexp(z) − z_y, or ½ ‖z − y‖² summed over outputs.
+    penalty : L2, optional
+        How λ enters; without it the objective is a plain loss with n_lam = 0. Biases are not
+        penalised.
+    sample_weight : array, shape (n,), optional
+        Weights w ≥ 0, used as s_i = n w_i / Σ w.
+    n_classes : int, optional
+        K, where y may lack the last classes; for "softmax" only.
+    n_threads : int, optional
+        Threads of what is done entry by entry; by default what OpenMP allows. Matrix products are
+        SciPy's BLAS's, which has its own (as threadpoolctl sets them): results repeat bit for bit
+        where their number stays the same.
+
+    Attributes
+    ----------
+    n_theta, n_lam : int
+        Lengths of θ and λ.
+    n_outer : float
+        Over how many rows of equal weight it averages: (Σw)² / Σw².
+
+    Raises
+    ------
+    ValueError, TypeError
+        Naming the argument at fault, before any work; a sparse X is refused.
+
+    Notes
+    -----
+    `linearize` keeps activations and derivatives of all rows, so that a product with H takes only
+    the passes of Pearlmutter's method [1]_: 12 flops a weight and row, 4 in the first layer.
+
+    f is not convex in θ: `implicit_grad` reports status 2 where H is indefinite. For the softmax
+    loss a constant added to the output biases changes nothing: the adjoint is the solution without a
+    part along it, and `curvature` leaves it out.
+
+    References
+    ----------
+    .. [1] B. A. Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 6 (1994).
+
+    Examples
+    --------
+    >>> import numpy as np, implicitgrad as ig
+    >>> X = np.linspace(-1, 1, 20)[:, None]
+    >>> net = ig.MLP(X, X[:, 0] ** 2, hidden=(4,), loss="squared", penalty=ig.L2("layer"))
+    >>> net.n_theta, net.n_lam
+    (13, 2)
+    >>> [(W.shape, b.shape) for W, b in net.unravel(np.zeros(13))]
+    [((1, 4), (4,)), ((4, 1), (1,))]
+    """
+
+    convex = False
+
+    def __init__(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        hidden: tuple[int, ...] = (128,),
+        activation: str = "tanh",
+        loss: str = "softmax",
+        penalty: L2 | None = None,
+        sample_weight: Any = None,
+        n_classes: int | None = None,
+        n_threads: int | None = None,
+    ):
+        self.n_threads = _arrays.threads(n_threads)
+        self.hidden = _widths(hidden)
+        self.activation = _arrays.choice(activation, "activation", ACTIVATIONS)
+        self.loss = _arrays.choice(loss, "loss", LOSSES)
+        if penalty is not None and not isinstance(penalty, L2):
+            raise TypeError(f"penalty must be an implicitgrad.L2 or None, found {penalty!r}")
+        self.penalty = penalty
+        if scipy.sparse.issparse(X):
+            raise TypeError("X is sparse, which MLP does not take: pass X.toarray()")
+        handle, self.X, _ = _arrays.matrix(X, self.n_threads)
+        n, p = self.X.shape
+        if loss == "softmax":
+            self.y, outputs = _classes(y, n, n_classes)
+        elif n_classes is not None:
+            raise ValueError("n_classes is for loss = 'softmax'; for 'squared' y says it all")
+        else:
+            self.y = _arrays.targets(y, n)
+            outputs = 1 if self.y.ndim == 1 else self.y.shape[1]
+        if not handle.all_finite(self.n_threads):
+            _arrays.check_finite(np.asarray(self.X, dtype=np.float64), "X")
+        weights = _arrays.weights(sample_weight, n)
+        self.n_outer = effective_rows(weights) if weights.size else float(n)
+        # The c_i of the core: s_i / n.
+        self._weights = weights / weights.sum() if weights.size else np.full(n, 1.0 / n)
+        self.widths = (p, *self.hidden, outputs)
+        single = self.X.dtype == np.float32
+        self._linearization = SingleLinearization if single else MLPLinearization
+        self._own(self._build(handle))
+
+    _transient = ("_core", "_memory", "_architecture")
+
+    def _build(self, handle: Any) -> Any:
+        if "_architecture" not in vars(self):  # subsets of rows share one
+            use_blas()
+            sizes = [a * b for a, b in pairwise(self.widths)]
+            group, n_groups = (self.penalty or L2("none")).weight_groups(sizes)
+            self._blocks = [Block("penalty", n_groups, _arrays.logarithms)]
+            self._architecture = _core.MlpArchitecture(
+                list(self.widths),
+                self.activation,
+                self.loss,
+                self.penalty.fixed if self.penalty else 0.0,
+                n_groups,
+                group,
+            )
+        return _core.mlp(self._architecture, handle, self.y.ravel(), self._weights, self.n_threads)
+
+    def rows(self, idx: Any) -> MLP:
+        """The objective on some of the rows, for minibatches.
+
+        Parameters
+        ----------
+        idx : array of int, shape (m,)
+            Row numbers; a row may occur several times.
+
+        Returns
+        -------
+        MLP
+            (1/m) Σ_{i in idx} s_i ℓ_i + the same penalty, with the s_i of all rows: its mean over
+            random idx is f. Costs a copy of these rows.
+        """
+        rows = np.asarray(idx)
+        n = self.X.shape[0]
+        if rows.ndim != 1 or rows.dtype.kind not in "iu" or rows.size == 0:
+            raise TypeError(f"idx must be a non-empty vector of row numbers, found {idx!r}")
+        if rows.min() < -n or rows.max() >= n:
+            bad = rows.min() if rows.min() < -n else rows.max()
+            raise ValueError(f"idx names row {bad}, X has {n} rows")
+        part = object.__new__(type(self))
+        vars(part).update(vars(self))
+        part.X = np.ascontiguousarray(self.X[rows])
+        part.y, part._weights = self.y[rows], self._weights[rows] * (n / rows.size)
+        part.n_outer = effective_rows(part._weights) if part._weights.any() else 0.0
+        part._own(part._build(_core.dense_matrix(part.X)))
+        return part
+
+    def unravel(self, theta: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+        """[(W, b), …] of the layers, W of shape (in, out) and b of shape (out,): views of θ."""
+        theta = _arrays.vector(theta, self.n_theta, "theta", type(self).__name__)
+        out, at = [], 0
+        for a, b in pairwise(self.widths):
+            end = at + a * b
+            out.append((theta[at:end].reshape(a, b), theta[end : end + b]))
+            at = end + b
+        return out
+
+    def initial_theta(self, rng: Any = 0) -> np.ndarray:
+        """A start for training, shape (n_theta,): weights uniform in ±√(6 / (in + out)), biases 0.
+
+        Zeros would be a saddle of f. From X. Glorot and Y. Bengio, "Understanding the difficulty of
+        training deep feedforward neural networks", AISTATS 2010.
+        """
+        source = np.random.default_rng(rng)
+        theta = np.zeros(self.n_theta)
+        for W, _ in self.unravel(theta):
+            limit = np.sqrt(6 / sum(W.shape))
+            W[...] = source.uniform(-limit, limit, W.shape)
+        return theta
+
+    def __repr__(self) -> str:
+        n, p = self.X.shape
+        return (
+            f"MLP(<{n} × {p} {self.X.dtype}>, hidden={self.hidden}, "
+            f"activation={self.activation!r}, loss={self.loss!r}, penalty={self.penalty!r})"
+        )
+
+
+@cache
+def use_blas() -> None:
+    """Hand the core the matrix products of SciPy's BLAS."""
+    from scipy.linalg import cython_blas
+
+    functions = cython_blas.__pyx_capi__
+    if not _core.set_blas(functions["dgemm"], functions["sgemm"]):
+        raise ImportError("SciPy's BLAS has integers of another width than MLP can use")
+
+
+def _widths(hidden: Any) -> tuple[int, ...]:
+    if isinstance(hidden, (str, bytes)) or not hasattr(hidden, "__iter__"):
+        raise TypeError(f"hidden must be a tuple of layer widths, found {hidden!r}")
+    return tuple(_arrays.integer(width, "hidden", least=1) for width in hidden)
+
+
+def _classes(y: Any, n_rows: int, n_classes: int | None) -> tuple[np.ndarray, int]:
+    """Classes as floats for the core, and their number."""
+    array = _arrays.one_target(y, n_rows)
+    if (array != np.floor(array)).any() or array.min() < 0:
+        bad = array[(array != np.floor(array)) | (array < 0)][0]
+        raise ValueError(f"y must hold classes 0, 1, …; found {bad:g}")
+    found = int(array.max()) + 1
+    if n_classes is None:
+        return array, max(found, 2)
+    n_classes = _arrays.integer(n_classes, "n_classes", least=2)
+    if found > n_classes:
+        raise ValueError(
+            f"y holds class {found - 1}, n_classes = {n_classes} allows 0 to {n_classes - 1}"
+        )
+    return array, n_classes
