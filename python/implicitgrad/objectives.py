@@ -46,8 +46,7 @@ class LinearModel:
         self.y = self._targets(y, n_rows)
         self._weights = weights = _arrays.weights(sample_weight, n_rows)
         self._core = self._build(handle)
-        counted = self.y[weights > 0] if weights.size else self.y
-        wrong = self._untrainable(counted, self.fit_intercept, self._classes)
+        wrong = self._untrainable(self.y, self.fit_intercept, self._classes)
         if wrong and self._core.n_lam:
             raise ValueError(
                 f"y {wrong}, so that no model can be trained on it; as a plain loss (without "
