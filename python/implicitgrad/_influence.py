@@ -126,7 +126,8 @@ class InfluenceProblem(Problem):
     """The pair with the factors of the rows in the place of λ."""
 
     def __init__(self, f: LinearModel, pair: Problem, lam: np.ndarray):
-        self.f, self.g, self.native = Reweighted(f, lam), pair.g, True
+        self.f, self.g = Reweighted(f, lam), pair.g
+        self.native = self.convex = True
         self._linearize_f, self._linearize_g = linearizer(self.f), pair._linearize_g
         self._pass_f, self._pass_g = passer(self.f), pair._pass_g
         self._held = lam

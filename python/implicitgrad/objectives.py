@@ -189,8 +189,7 @@ class LinearModel(NativeObjective):
         self._weights = weights = _arrays.weights(None if as_lam else sample_weight, n_rows)
         self._in_rows = (sample_weight if as_lam else None), inputs, targets
         self._own(self._build(handle))
-        counted = self.y[weights > 0] if weights.size else self.y
-        wrong = self._untrainable(counted, self.fit_intercept, self._classes)
+        wrong = self._untrainable(self.y, self.fit_intercept, self._classes)
         if wrong and self.n_lam and not self._free_targets:
             raise ValueError(
                 f"y {wrong}, so that no model can be trained on it; as a plain loss (without "
