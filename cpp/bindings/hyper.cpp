@@ -79,6 +79,9 @@ void register_hyper(py::module_& m) {
       }));
   py::class_<callback_inputs, InputMap, std::shared_ptr<callback_inputs>>(m, "CallbackInputs")
       .def(py::init<py::function, py::function, py::function, index, index, index>());
+  // Known by name, so that what `linearize` returns is found to be a linear model's.
+  py::class_<hyper_linearization, linearization, std::shared_ptr<hyper_linearization>>(
+      m, "HyperModelLinearization");
   py::class_<hyper_model, Objective, std::shared_ptr<hyper_model>>(m, "HyperModel")
       .def(py::init([](std::shared_ptr<Matrix> x, const block_array& y,
                        const block_array& coefficients, std::string loss, double fixed,

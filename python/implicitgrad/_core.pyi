@@ -321,6 +321,8 @@ class LinearModelLinearization(Linearization):
     def reach(self, v: ArrayLike, /) -> float: ...  # bounds ‖∂C[d]ᵀv‖ / √(dᵀHd)
     def response_rate(self, u: ArrayLike, /) -> float: ...  # the Lipschitz constant of C u in θ
 
+class HyperModelLinearization(LinearModelLinearization): ...
+
 # Networks. The capsules are SciPy's; False where their integers are not 32 bits wide.
 
 def set_blas(dgemm: object, sgemm: object, /) -> bool: ...
