@@ -12,16 +12,19 @@ import scipy.optimize
 from scipy.optimize import Bounds, OptimizeResult
 
 from . import _arrays
-from ._first_order import Adam, Descent, descend
+from ._alternating import alternating
+from ._first_order import descend
 from ._inexact import inexact
 from ._outer import GTOL, HyperObjective, failed_at_start
 from ._overfit import ThirdSet, warn_of_few_rows
+from ._rules import Adam, Descent
 from ._watch import Watch
 
 OWN: dict[str, Callable[..., OptimizeResult]] = {
     "inexact": inexact,
     "gd": partial(descend, rule=Descent),
     "adam": partial(descend, rule=Adam),
+    "alternating": alternating,
 }
 SCIPY = ("l-bfgs-b", "bfgs", "cg", "newton-cg", "tnc", "slsqp", "trust-constr")
 
