@@ -56,11 +56,12 @@ py::array_t<double> rounding_noise(const linearization& f, const linearization& 
 }
 
 std::shared_ptr<linearization> linearize(const Objective& f, const block_array& theta,
-                                         const block_array& lam, bool /*remember*/) {
+                                         const block_array& lam, bool remember) {
   const double *at = as_vector(theta, f.n_theta(), "theta"),
                *hyper = as_vector(lam, f.n_lam(), "lam");
   py::gil_scoped_release release;
-  auto found = std::dynamic_pointer_cast<const linearization>(f.linearize(at, hyper));
+  const auto found = std::dynamic_pointer_cast<const linearization>(
+      remember ? f.linearize(at, hyper) : f.glance(at, hyper));
   require(found != nullptr, "the objective has no derivatives in lam");
   return std::const_pointer_cast<linearization>(found);
 }

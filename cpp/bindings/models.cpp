@@ -17,16 +17,6 @@ namespace {
 
 using linearization = linear_model_linearization;
 
-std::shared_ptr<linearization> linearize(const linear_model& f, const block_array& theta,
-                                         const block_array& lam, bool remember) {
-  const const_block at = as_block(theta, f.n_theta(), "theta");
-  const const_block hyper = as_block(lam, f.n_lam(), "lam");
-  require(at.cols == 1 && hyper.cols == 1, "theta and lam must be one-dimensional");
-  py::gil_scoped_release release;
-  return std::const_pointer_cast<linearization>(std::static_pointer_cast<const linearization>(
-      remember ? f.linearize(at.data, hyper.data) : f.glance(at.data, hyper.data)));
-}
-
 double norm(const std::vector<double>& v) {
   return host_space::norm(static_cast<index>(v.size()), v.data());
 }
@@ -102,7 +92,6 @@ void register_models(py::module_& m) {
           },
           py::arg("folds"), py::arg("target"), py::arg("fixed"), py::arg("n_groups"),
           py::arg("group"), py::arg("n_threads"))
-      .def("linearize", &linearize, py::arg("theta"), py::arg("lam"), py::arg("remember") = true)
       .def("smooth", [](const linear_model& f) {
         py::gil_scoped_release release;
         const smoothness& s = f.data().smooth();

@@ -169,7 +169,7 @@ void mlp_linearization<T>::linearize() {
       gemm(rows, at.out, at.in, activations(l - 1, begin), {theta + at.weights, at.out}, T(0),
            z.from(begin), at.out);
       if (l == depth) break;
-      for_chunks(rows, 0, d.n_threads, nullptr, [&](index first, index count, double*) {
+      for_chunks(rows, at.out, d.n_threads, nullptr, [&](index first, index count, double*) {
         const index row = begin + first;
         T* slope = d.activation.keeps_slope ? slopes_[l].from(row) : nullptr;
         d.activation.forward(count, at.out, z.from(row), theta + at.biases, slope);

@@ -155,16 +155,18 @@ class mlp_linearization : public HyperLinearization {
   product gauss_newton_{*this, curvature::gauss_newton, true};
 };
 
-/// body(begin, count, sums) for chunks of the rows [0, rows), in parallel; `sums` are `width` sums
-/// of that chunk, which are added to `total` in the order of the chunks.
+/// body(begin, count, sums) for chunks of the rows [0, rows) of a panel, in parallel where they are
+/// many entries; `sums` are `width` sums of that chunk, which are added to `total`, unless that is
+/// null, in the order of the chunks.
 template <class Body>
 void for_chunks(index rows, index width, int n_threads, double* total, Body&& body) {
-  constexpr index chunk = 64;
+  constexpr index chunk = 64, few = index{1} << 15;  // a thread would cost more than it gives
   const index chunks = (rows + chunk - 1) / chunk;
-  std::vector<double> sums(static_cast<std::size_t>(chunks * width), 0.0);
-  parallel_for(chunks, n_threads, [&](index i, int) {
-    body(i * chunk, std::min(chunk, rows - i * chunk), sums.data() + i * width);
+  std::vector<double> sums(total ? static_cast<std::size_t>(chunks * width) : 0, 0.0);
+  parallel_for(chunks, rows * width < few ? 1 : n_threads, [&](index i, int) {
+    body(i * chunk, std::min(chunk, rows - i * chunk), total ? sums.data() + i * width : nullptr);
   });
+  if (!total) return;
   for (index i = 0; i < chunks; ++i)
     for (index j = 0; j < width; ++j) total[j] += sums[i * width + j];
 }

@@ -71,7 +71,7 @@ void mlp_linearization<T>::apply(const double* v, double* out, curvature kind,
              at.out);
       const T* shift = direction + at.biases;
       if (l < depth)
-        for_chunks(rows, 0, d.n_threads, nullptr, [&](index first, index count, double*) {
+        for_chunks(rows, at.out, d.n_threads, nullptr, [&](index first, index count, double*) {
           const index row = begin + first;
           d.activation.r_forward(count, at.out, rz[l].from(first), shift, activations_[l].from(row),
                                  slope_of(l, row), ra[l].from(first));

@@ -25,7 +25,7 @@ class Answer:
 
     __slots__ = (
         *("curvature", "factored", "goal", "method", "nhev", "nit", "options", "point", "q"),
-        *("residual", "step"),
+        *("probed", "residual", "step"),
     )
 
     def __init__(self, point: Point, method: str, goal: Goal, options: Options):
@@ -35,6 +35,7 @@ class Answer:
         self.factored: tuple[solvers.Cholesky, np.ndarray] | None = None
         self.curvature: tuple[float, float] | None = None
         self.nit = self.nhev = 0
+        self.probed = False
 
     def count(self, solution: solvers.Solution) -> None:
         self.nhev += solution.nhev
@@ -60,18 +61,27 @@ class Answer:
         self.residual = rest / size if size > 0 else rest
         self.nhev += 1
 
-    def fail(self, why: str, final: bool = False) -> ImplicitGradResult:
-        """No estimate could be made or was wanted, or the theorem does not apply."""
-        value = self.point.value(self.q)
-        if not all_finite(value):
-            why = "non_finite"
-        if why == "negative_curvature":
+    def indefinite(self) -> bool:
+        """Looks for negative curvature in random directions, once: at a symmetric point, say one where
+        two units of a network are the same, H may be indefinite and q lie where it is not."""
+        if not self.probed:
             low, high, products = solvers.extreme_eigenvalues(self.point.hess, 0, LANCZOS_STEPS)
             least, largest = self.curvature or (low, high)
             # Ritz values leave the spectrum by rounding, which must not make an estimate of it.
             inside = 1e-12 * max(abs(low), abs(high))
             self.curvature = min(least, low + inside), max(largest, high - inside)
             self.nhev += products
+            self.probed = True
+        assert self.curvature is not None
+        return self.curvature[0] < 0
+
+    def fail(self, why: str, final: bool = False) -> ImplicitGradResult:
+        """No estimate could be made or was wanted, or the theorem does not apply."""
+        value = self.point.value(self.q)
+        if not all_finite(value):
+            why = "non_finite"
+        if why == "negative_curvature":
+            self.indefinite()
         allowed = self.goal.allowed(self.point, self.q, value)
         return self._result(value, math.inf, allowed, why, final or why not in _OPEN)
 

@@ -127,8 +127,9 @@ def certify(
             return answer(math.inf, "non_finite", nhev)
 
         # Newton's method contracts quadratically near θ⋆; a step this small relative to θ is near,
-        # and the ratio of two gradients at rounding level would say nothing.
-        far = not converged(s, point.theta, solver)
+        # and the ratio of two gradients at the level of their own error would say nothing.
+        known = point.stationarity > point.noise[0].jac
+        far = known and not converged(s, point.theta, solver)
         contraction = 0.0
         if far:
             contraction = max(there.stationarity / point.stationarity, norm(s_next) / s_norm)

@@ -232,9 +232,6 @@ class LinearModel(NativeObjective):
         intercept: bool,
         n_threads: int,
     ) -> None: ...
-    def linearize(
-        self, theta: ArrayLike, lam: ArrayLike, remember: bool = True
-    ) -> LinearModelLinearization: ...
     def smooth(self) -> bool: ...
 
 class Linearization:

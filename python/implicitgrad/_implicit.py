@@ -57,7 +57,7 @@ def implicit_grad(
     Parameters
     ----------
     f, g : objective
-        Inner (training) and outer (validation) loss: `LeastSquares`, `Logistic`, `Objective`, any
+        Inner (training) and outer (validation) loss: `LeastSquares`, `Logistic`, `MLP`, `Objective`, any
         object with ``linearize(theta, lam)``, or plain functions ``f(theta, lam) -> float``, which
         are differentiated numerically (for small problems).
     theta : array, shape (n_theta,)
@@ -250,6 +250,9 @@ def _solve(
         return answer.fail("diverged")
     if solver.fixed_terms and not options.certify:
         return answer.fail("terms")
+    not_convex = problem.native and not problem.convex
+    if not_convex and not isinstance(solver, solvers.Cholesky) and answer.indefinite():
+        return answer.fail("negative_curvature")
     solver.monitor = None
 
     # How wrong that is; and a better answer, where one is wanted and at hand.

@@ -1,6 +1,6 @@
-// exp, log1p, tanh and softplus as straight-line arithmetic, so that a loop over them becomes vector
-// code: neither branches nor calls, and no value-changing flag. Errors are below 1.5 units in the
-// last place of the result; below 2.5 for softplus, and 3 for its slope.
+// exp, log1p, tanh and softplus as straight-line arithmetic, so that a loop over them becomes
+// vector code: neither branches nor calls, and no value-changing flag. Errors are below 1.5 units
+// in the last place of the result; below 2.5 for softplus, and 3 for its slope.
 #pragma once
 
 #include <bit>

@@ -55,8 +55,9 @@ class linear_model : public Objective, public std::enable_shared_from_this<linea
   std::shared_ptr<const Linearization> linearize(const double* theta,
                                                  const double* lam) const override;
 
-  /// The same at a θ to which no call is expected to come back: the one before stays in memory.
-  std::shared_ptr<const Linearization> glance(const double* theta, const double* lam) const;
+  /// The θ of the call before stays in memory.
+  std::shared_ptr<const Linearization> glance(const double* theta,
+                                              const double* lam) const override;
 
  private:
   friend class linear_model_linearization;

@@ -61,6 +61,12 @@ class Objective {
   /// theta has n_theta() entries, lam n_lam().
   virtual std::shared_ptr<const Linearization> linearize(const double* theta,
                                                          const double* lam) const = 0;
+
+  /// The same at a θ to which no call is expected to come back.
+  virtual std::shared_ptr<const Linearization> glance(const double* theta,
+                                                      const double* lam) const {
+    return linearize(theta, lam);
+  }
 };
 
 }  // namespace implicitgrad
