@@ -69,8 +69,10 @@ def alternating(
         watch.start(lam)
         while nit < maxiter and not checks.done:
             following = np.clip(lam - rule.step(quick.grad), low, high)
-            moved = inner.run(theta, following, steps)
-            found = shortcut(moved, following)
+            found = None
+            if not (h._problem.native and out_of_range(following)):
+                moved = inner.run(theta, following, steps)
+                found = shortcut(moved, following)
             if found is None:
                 status, message = 4, DIVERGED
                 break
@@ -140,8 +142,6 @@ class Shortcut:
 
     def __call__(self, theta: np.ndarray, lam: np.ndarray) -> ImplicitGradResult | None:
         """None where numbers go bad."""
-        if self.h._problem.native and out_of_range(lam):
-            return None
         if self.own_step and self.age % REFRESH == 0:
             self._measure(theta, lam)
         self.age += 1
