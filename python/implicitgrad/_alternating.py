@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from ._watch import Watch
 
 # Steps of λ between two measurements of λmax(H), for the step size of the Neumann series.
 REFRESH = 50
-RULES = {"adam": partial(Adam, rate=0.05), "gd": partial(Descent, rate=1.0)}
+RULES = {"adam": Adam, "gd": Descent}
 
 
 def alternating(
@@ -48,7 +47,7 @@ def alternating(
     """
     name = _arrays.choice(options.pop("inner_method", "adam"), "inner_method", (*_descent.RULES,))
     inner = _descent.Steps(h._problem.f, name, options, prefix="inner_")
-    steps = _arrays.integer(options.pop("inner_steps", 1), "inner_steps", least=1)
+    steps = _arrays.integer(options.pop("inner_steps", 5), "inner_steps", least=1)
     warmup = _arrays.integer(options.pop("warmup", steps), "warmup", least=0)
     rule = RULES[_arrays.choice(options.pop("optimizer", "adam"), "optimizer", (*RULES,))](options)
     maxiter = _arrays.integer(options.pop("maxiter", 1000), "maxiter", least=1)
@@ -146,7 +145,8 @@ class Shortcut:
             self._measure(theta, lam)
         self.age += 1
         found = self._solve(theta, lam)
-        if self.own_step and found.curvature and found.curvature[1] > 1.5 / self.options.step_size:
+        step, seen = self.options.step_size, found.curvature
+        if self.own_step and step and seen and step * seen[1] > 1.5:
             # λmax has grown so much that the series may soon diverge.
             self._measure(theta, lam)
             found = self._solve(theta, lam)
@@ -189,9 +189,8 @@ class Checks:
     ) -> OptimizeResult:
         h = self.h
         h.nfev += 1
-        h.training = _train.solve(
-            h._problem.f, lam, theta, None, self.maxiter, h._kept, self.maxiter
-        )
+        newton = max(1, self.maxiter // 20)
+        h.training = _train.solve(h._problem.f, lam, theta, None, newton, h._kept, self.maxiter)
         further = h.training.x
         result = self._result = _implicit.solve(
             h._problem,
@@ -201,6 +200,7 @@ class Checks:
             h._tol,
             h._options,
             adjoint0=None if self._result is None else self._result.adjoint,
+            trained=True,
         )
         h.nhev += h.training.nhev + result.nhev
         size = largest(projected(lam, result.grad, self.bounds))

@@ -6,7 +6,7 @@ move it along with λ where it is never trained to the end.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
@@ -20,7 +20,10 @@ from ._native import passer
 from ._rules import Adam, Descent
 
 # Of the rules: how they begin where nothing else is asked for.
-RULES = {"adam": partial(Adam, rate=1e-3), "sgd": partial(Descent, rate=0.01, momentum=0.9)}
+RULES: dict[str, Callable[..., Any]] = {
+    "adam": partial(Adam, rate=1e-3),
+    "sgd": partial(Descent, rate=0.01, momentum=0.9),
+}
 MAXITER = {"auto": 2000, "newton": 200, "lbfgs": 2000, "adam": 1000, "sgd": 1000}
 METHODS = tuple(MAXITER)
 
@@ -62,7 +65,7 @@ class Steps:
         size = options.pop("batch_size", None)
         rng = _arrays.generator(options.pop("rng", 0), "rng")
         if size is None:
-            self._parts = repeat(f)
+            self._parts: Iterator[Any] = repeat(f)
             return
         size = _arrays.integer(size, "batch_size", least=1)
         if not hasattr(f, "rows"):
