@@ -362,3 +362,23 @@ def test_unknown_options_warn(options):
     f, g, _ = ridge()
     with pytest.warns(OptimizeWarning, match=list(options)[-1]):
         alternate(f, g, np.zeros(4), maxiter=1, **options)
+
+
+def test_a_watched_loop_that_converges_says_so():
+    f, g = logistic()
+    given = {"inner_method": "sgd", "inner_learning_rate": 0.2, "inner_steps": 10, "solver": "cg"}
+    third = ig.Logistic(g.X[:40], g.y[:40], fit_intercept=True)
+    seen = []
+    res = ig.minimize(
+        *(f, g, np.full(2, -2.0)),
+        method="alternating",
+        bounds=BOUNDS * 2,
+        options={"warn": False, "maxiter": 2000, "check_every": 50, **given},
+        callback=lambda intermediate_result: seen.append(intermediate_result),
+        watch=third,
+        patience=10_000,
+    )
+    assert (
+        res.success and res.status == 0 and not res.stopped_early and "within gtol" in res.message
+    )
+    assert res.watch_fun == res.watch_values.min() and len(seen) == res.nit

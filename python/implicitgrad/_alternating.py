@@ -57,33 +57,35 @@ def alternating(
     low, high = (bounds.lb, bounds.ub) if bounds else (-np.inf, np.inf)
     status, message, nit = 1, "The iteration limit was reached.", 0
 
-    with np.errstate(all="ignore"):
-        theta = inner.run(h._theta0, lam, warmup)
-        quick = shortcut(theta, lam)
-        if quick is None:
-            failed = failed_at_start(h, lam)
-            failed.update(message=f"{failed.message} {DIVERGED}", checks=[])
-            return failed
+    theta = inner.run(h._theta0, lam, warmup)
+    quick = shortcut(theta, lam)
+    if quick is None:
+        failed = failed_at_start(h, lam)
+        failed.update(message=f"{failed.message} {DIVERGED}", checks=[])
+        return failed
+    h.pass_by(theta)
+    watch.start(lam)
+    while nit < maxiter:
+        following = np.clip(lam - rule.step(quick.grad), low, high)
+        found = None
+        if not (h._problem.native and out_of_range(following)):
+            moved = inner.run(theta, following, steps)
+            found = shortcut(moved, following)
+        if found is None:
+            status, message = 4, DIVERGED
+            break
+        theta, lam, quick, nit = moved, following, found, nit + 1
         h.pass_by(theta)
-        watch.start(lam)
-        while nit < maxiter and not checks.done:
-            following = np.clip(lam - rule.step(quick.grad), low, high)
-            found = None
-            if not (h._problem.native and out_of_range(following)):
-                moved = inner.run(theta, following, steps)
-                found = shortcut(moved, following)
-            if found is None:
-                status, message = 4, DIVERGED
-                break
-            theta, lam, quick, nit = moved, following, found, nit + 1
-            h.pass_by(theta)
-            state = OptimizeResult(x=lam.copy(), fun=quick.fun, jac=quick.grad)
-            if nit % every == 0:
-                state.check = checks(nit, theta, lam, quick)
-            try:
-                watch(state)
-            except StopIteration:
-                break
+        state = OptimizeResult(x=lam.copy(), fun=quick.fun, jac=quick.grad)
+        if nit % every == 0:
+            state.check = checks(nit, theta, lam, quick)
+        try:
+            watch(state)
+        except StopIteration:
+            break
+        if checks.done:
+            status, message = 0, CONVERGED.format(**checks.seen[-1])
+            break
 
     third = watch.third
     if third is not None and third.best is not None:  # its λ is the one to return, not the last
@@ -165,9 +167,11 @@ class Shortcut:
 
     def _measure(self, theta: np.ndarray, lam: np.ndarray) -> None:
         """α = 1/λmax, from an estimate: well below the limit of 2/λmax."""
-        _, largest, products = solvers.extreme_eigenvalues(self.h._problem.at(theta, lam).hess)
+        with np.errstate(all="ignore"):
+            hess = self.h._problem.at(theta, lam).hess
+            _, largest, products = solvers.extreme_eigenvalues(hess)
         self.h.nhev += products
-        step = 1.0 / largest if largest > 0 and math.isfinite(largest) else 1.0
+        step = 1.0 / largest if 0 < largest < math.inf else 1.0
         self.options = replace(self.options, step_size=step)
 
 

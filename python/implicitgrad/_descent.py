@@ -74,9 +74,10 @@ class Steps:
 
     def run(self, theta: np.ndarray, lam: np.ndarray, count: int) -> np.ndarray:
         """θ after so many steps."""
-        for _ in range(count):
-            _, gradient = first_order(next(self._parts), theta, lam)
-            theta = theta - self._rule.step(gradient)
+        with np.errstate(all="ignore"):  # a θ that is not finite shows
+            for _ in range(count):
+                _, gradient = first_order(next(self._parts), theta, lam)
+                theta = theta - self._rule.step(gradient)
         return theta
 
 

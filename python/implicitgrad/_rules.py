@@ -51,7 +51,8 @@ class Adam:
     def step(self, grad: np.ndarray) -> np.ndarray:
         self._t += 1
         self._mean = self.beta1 * self._mean + (1 - self.beta1) * grad
-        self._square = self.beta2 * self._square + (1 - self.beta2) * grad**2
+        with np.errstate(over="ignore"):  # a step of zero, then
+            self._square = self.beta2 * self._square + (1 - self.beta2) * grad**2
         mean = self._mean / (1 - self.beta1**self._t)
         square = self._square / (1 - self.beta2**self._t)
         return self.rate * mean / (np.sqrt(square) + self.eps)
