@@ -14,18 +14,14 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
-from scipy.optimize import minimize
+from sklearn.exceptions import ConvergenceWarning
 
 import implicitgrad as ig
 from _tuning_data import Case, Split
+from implicitgrad.sklearn import GroupLogisticRegressionCV, GroupRidgeCV
 
 CV = 5
-BOUNDS = (-12.0, 4.0)  # of every λ, for all that search between bounds
-WEAKER = 1.0  # how far below the best single λ the bounded search may go
-STRONG = 2.0  # how far above the best single λ the descent in many begins
-STEP = 2.0  # largest entry of the first step in λ
-FTOL = 1e-5  # the relative gain in a step at which the descent stops
-MAXITER = 15
+BOUNDS = (-12.0, 4.0)  # of every λ, for the searches by Optuna
 
 
 @dataclass
@@ -34,6 +30,7 @@ class Tuned:
     seconds: float
     cv: float | None = None  # the loss that was minimised, ½ r² or the logistic loss
     tried: str = ""
+    lam: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 
 @dataclass
@@ -41,83 +38,65 @@ class Task:
     case: Case
     split: Split
     seed: int
-    seconds: float = 0.0  # what our search with many penalties took, without the last fit
+    seconds: float = 0.0  # what our estimator with many penalties took
     one: np.ndarray = field(default_factory=lambda: np.empty(0))  # the best single λ
     cv: Any = CV
+
+    @property
+    def estimator(self) -> Any:
+        return GroupLogisticRegressionCV if self.case.logistic else GroupRidgeCV
 
     @property
     def kind(self) -> Any:
         return ig.Logistic if self.case.logistic else ig.LeastSquares
 
-    def folds(self, per: Any, target: int | None = None) -> tuple[Any, Any]:
-        y = self.split.y if target is None else self.split.y[:, target]
-        penalty = ig.L2(per)
+    def folds(self, per: Any) -> tuple[Any, Any]:
+        """The pair (f, g) that our estimators tune."""
         return ig.cross_validated(
-            self.kind, self.split.X, y, self.cv, penalty=penalty, fit_intercept=True
+            *(self.kind, self.split.X, self.split.y, self.cv),
+            penalty=ig.L2(per),
+            fit_intercept=True,
         )
 
-    def fit(self, per: Any, lam: np.ndarray, target: int | None = None) -> np.ndarray:
+    def fit(self, per: Any, lam: np.ndarray) -> np.ndarray:
         """θ on all rows, of shape (p + 1[, targets])."""
-        y = self.split.y if target is None else self.split.y[:, target]
-        f = self.kind(self.split.X, y, penalty=ig.L2(per), fit_intercept=True)
-        theta = ig.train(f, lam).x
+        y = self.split.y
+        theta = ig.train(self.kind(self.split.X, y, penalty=ig.L2(per), fit_intercept=True), lam).x
         return theta.reshape(-1, self.split.X.shape[1] + 1).T if y.ndim == 2 else theta
 
 
-def descend(
-    f: Any,
-    g: Any,
-    start: np.ndarray,
-    theta0: Any = None,
-    ftol: float = FTOL,
-    low: float = BOUNDS[0],
-) -> Any:
-    """L-BFGS-B from `start`. The loss is scaled so that the first step is of size STEP: dg/dλ is small
-    where λ is, and unscaled the first step would be as small."""
-    h = ig.HyperObjective(f, g, theta0=theta0, gtol=1e-7)
-    grad = h(start)[1]
-    scale = STEP / max(float(np.abs(grad).max()), 1e-300)
-
-    def scaled(lam: np.ndarray) -> tuple[float, np.ndarray]:
-        fun, grad = h(lam)
-        return scale * fun, scale * grad
-
-    res = minimize(
-        scaled,
-        start,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=[(low, BOUNDS[1])] * start.size,
-        options={"maxiter": MAXITER, "ftol": ftol, "gtol": 1e-3 * STEP},
+def _ours(task: Task, groups: Any, **params: Any) -> Tuned:
+    """Our estimator, tuned and fitted on all rows."""
+    model = task.estimator(groups, cv=task.cv, **params)
+    begin = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # told below
+        model.fit(task.split.X, task.split.y)
+    seconds = time.perf_counter() - begin
+    results = model.result_ if isinstance(model.result_, list) else [model.result_]
+    calls = sum(result.nfev for result in results)
+    open_end = "" if all(result.success for result in results) else ", not converged"
+    intercept = np.atleast_1d(model.intercept_)[:, None]
+    theta = np.concatenate([np.atleast_2d(model.coef_), intercept], axis=1).T
+    return Tuned(
+        *(theta if task.split.y.ndim == 2 else theta[:, 0], seconds),
+        *(
+            float(np.sum(model.best_loss_)),
+            f"{calls} evaluations, {model.lam_.size} penalties{open_end}",
+        ),
+        lam=model.lam_,
     )
-    res.fun /= scale
-    h(res.x)
-    res.theta, res.h = h.theta, h
-    return res
-
-
-def best_one(task: Task, target: int | None = None) -> Any:
-    return descend(*task.folds("all", target), np.array([-3.0]), ftol=1e-4)
-
-
-def search(task: Task, per: Any, target: int | None = None, bounded: bool = False) -> Any:
-    """One λ first, then all of them from above it."""
-    one = best_one(task, target)
-    f, g = task.folds(per, target)
-    start = np.full(f.n_lam, min(one.x[0] + STRONG, BOUNDS[1]))
-    low = max(one.x[0] - WEAKER, BOUNDS[0]) if bounded else BOUNDS[0]
-    best = descend(f, g, start, one.theta, low=low)
-    best.one, best.calls = one.x, one.h.nfev + best.h.nfev
-    return best
 
 
 def ours(task: Task) -> Tuned:
-    return _ours(task, task.case.per, keep=True)
+    tuned = _ours(task, task.case.per)
+    task.seconds = tuned.seconds
+    return tuned
 
 
-def ours_bounded(task: Task) -> Tuned:
-    """No λ much below the best single one: features may be left out, not let loose."""
-    return _ours(task, task.case.per, bounded=True)
+def ours_free(task: Task) -> Tuned:
+    """No strength is bounded by the best shared one."""
+    return _ours(task, task.case.per, below_shared=None)
 
 
 def ours_groups(task: Task) -> Tuned:
@@ -126,22 +105,17 @@ def ours_groups(task: Task) -> Tuned:
     return _ours(task, task.case.groups)
 
 
-def _ours(task: Task, per: Any, keep: bool = False, bounded: bool = False) -> Tuned:
-    begin = time.perf_counter()
-    best = search(task, per, bounded=bounded)
-    if keep:
-        task.seconds, task.one = time.perf_counter() - begin, best.one
-    theta = task.fit(per, best.x)
-    seconds = time.perf_counter() - begin
-    return Tuned(theta, seconds, best.fun, f"{best.calls} hypergradients, {best.x.size} penalties")
-
-
 def ours_one(task: Task) -> Tuned:
-    begin = time.perf_counter()
-    best = best_one(task)
-    theta = task.fit("all", best.x)
-    seconds = time.perf_counter() - begin
-    return Tuned(theta, seconds, best.fun, f"{best.h.nfev} hypergradients, 1 penalty")
+    tuned = _ours(task, "all")
+    task.one = tuned.lam
+    return tuned
+
+
+def ours_per_target(task: Task) -> Tuned:
+    """Penalties for each target by itself."""
+    if task.split.y.ndim == 1:
+        raise ImportError("the case has one target")
+    return _ours(task, task.case.per, alpha_per_target=True)
 
 
 def ours_chosen(task: Task) -> Tuned:
@@ -151,7 +125,7 @@ def ours_chosen(task: Task) -> Tuned:
 
     split, logistic = task.split, task.case.logistic
     kinds: dict[str, Callable[[Task], Tuned]] = {
-        "one": ours_one, "groups": ours_groups, "bounded": ours_bounded, "many": ours,
+        "one": ours_one, "groups": ours_groups, "many": ours, "free": ours_free,
     }  # fmt: skip
     if task.case.groups is None:
         del kinds["groups"]
@@ -164,20 +138,6 @@ def ours_chosen(task: Task) -> Tuned:
     name = min(losses, key=lambda each: losses[each])
     theta = kinds[name](Task(task.case, split, task.seed)).theta
     return Tuned(theta, time.perf_counter() - begin, None, f"chose {name}")
-
-
-def ours_per_target(task: Task) -> Tuned:
-    """Penalties for each target by itself."""
-    if task.split.y.ndim == 1:
-        raise ImportError("the case has one target")
-    begin = time.perf_counter()
-    thetas, cv, calls = [], 0.0, 0
-    for target in range(task.split.y.shape[1]):
-        best = search(task, task.case.per, target)
-        thetas.append(task.fit(task.case.per, best.x, target))
-        cv, calls = cv + best.fun, calls + best.calls
-    theta = np.stack(thetas, axis=1)
-    return Tuned(theta, time.perf_counter() - begin, cv, f"{calls} hypergradients")
 
 
 def _searched(task: Task, factor: float, from_one: bool, sampler: Callable[[int], Any]) -> Tuned:
@@ -324,7 +284,7 @@ TUNERS: dict[str, Callable[[Task], Tuned]] = {
     "implicitgrad": ours,
     "implicitgrad, per target": ours_per_target,
     "implicitgrad, groups": ours_groups,
-    "implicitgrad, bounded": ours_bounded,
+    "implicitgrad, free": ours_free,
     "implicitgrad, one": ours_one,
     "implicitgrad, chosen": ours_chosen,
     "scikit-learn": _sklearn_logistic("neg_log_loss"),

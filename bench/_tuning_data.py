@@ -188,7 +188,7 @@ def basehock(folder: Path, seed: int) -> Split:
 def cases(folder: Path) -> dict[str, Case]:
     five = np.repeat(np.arange(5), 200)
     rows = np.repeat(np.arange(8), 8)
-    peers = ("scikit-learn", "himalaya", "equal time", "from our one", "bounded", "per target")
+    peers = ("scikit-learn", "himalaya", "equal time", "from our one", "free", "per target")
     return {
         "useful": Case(True, partial(synthetic, True, 50_000, 300, 30, 0.3, 0.0), 3, methods=peers),
         "groups": Case(False, partial(grouped, 1000, 5, 200, 1), 1, five, methods=peers),

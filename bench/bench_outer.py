@@ -132,9 +132,9 @@ class Passes:
 
         self._evaluate, self._solve = LinearModel._evaluate, _train.solve
 
-        def evaluate(model: Any, *args: Any) -> Any:
+        def evaluate(model: Any, *args: Any, **kwargs: Any) -> Any:
             self.count += 1
-            return self._evaluate(model, *args)
+            return self._evaluate(model, *args, **kwargs)
 
         def solve(f: Any, *args: Any, **kwargs: Any) -> Any:
             res = self._solve(f, *args, **kwargs)

@@ -4,10 +4,11 @@
     python bench/calibration.py --lanes --problems 20000
     python bench/calibration.py --one 1234
 
-Problems, oracle and counts come from tests/{generator,oracle,scoring}.py. True errors are known up to
-the oracle's own error, which is measured: a verdict (missed, violated, false) is given only where that
-leaves no doubt, ratios only where the true error is above four times it, and problems where it exceeds
-a tenth of what it is to judge are listed as "oracle too coarse".
+Problems, oracle and counts come from generator.py, generator_lanes.py, oracle.py and scoring.py in
+tests/. True errors are known up to the oracle's own error, which is measured: a verdict (missed,
+violated, false) is given only where that leaves no doubt, ratios only where the true error is above
+four times it, and problems where it exceeds a tenth of what it is to judge are listed as "oracle too
+coarse".
 """
 
 import argparse

@@ -12,16 +12,16 @@ standard error over the draws, `cv` the validation loss that was minimised (summ
 `/ ours` the median ratio of times within a draw. `closed`: of the way from our single penalty to the
 loss of the weights that made the data, how much was gone.
 
-Ours tunes one λ, then a λ for each feature or group from above it, by L-BFGS-B on `HyperObjective`.
-`bounded`: none of them more than 1 below the single one. `chosen`: one, groups, bounded or many, by a
-cross-validation around the whole tuning. TPE and random search (Optuna's) search the same λ between
-the same bounds for as long as ours took, on the same folds, each trial trained by ig.train from the
+Ours are the estimators of `implicitgrad.sklearn`: a penalty for each feature or group, none much below
+the best single one; `free`: without that bound; `one`: a single penalty; `chosen`: one, groups, many or
+free, by a cross-validation around the whole tuning. TPE and random search (Optuna's) search as many λ
+between -12 and 4 for as long as ours took, on the same folds, each trial trained by ig.train from the
 last trial's θ, so that what differs is the search; `from our one` is told our best single λ first.
 
 folds: the whole of our tuning with five folds and with the first of them only, on 100,000 × 500.
 
-rows: how many rows many penalties need: the test losses of one penalty and of one per feature, free
-and bounded, on made data of 100 features, where few of them matter and where all matter alike.
+rows: how many rows many penalties need: the test losses of one penalty and of one per feature, bounded
+and free, on made data of 100 features, where few of them matter and where all matter alike.
 
 Libraries and sets that are not there are skipped by name.
 """
@@ -186,9 +186,7 @@ def folds(args: Any) -> list[dict[str, Any]]:
 
         def whole(count: int) -> None:
             task.cv = splits[:count]  # noqa: B023
-            best = _tuners.search(task, "feature")  # noqa: B023
-            task.fit("feature", best.x)  # noqa: B023
-            calls[count] = best.calls  # noqa: B023
+            calls[count] = int(_tuners.ours(task).tried.split()[0])  # noqa: B023
 
         seconds = _common.interleave(
             {str(count): _common.always(lambda count=count: whole(count)) for count in (1, 5)},
@@ -204,8 +202,8 @@ def folds(args: Any) -> list[dict[str, Any]]:
         table.append(row)
         print(
             f"\nfolds, {'logistic' if logistic else 'least squares'}, {n} x {p}, {p} penalties, "
-            f"{args.threads} threads\n  one fold {row['one_s']:.2f} s ({calls[1]} hypergradients), five "
-            f"{row['five_s']:.2f} s ({calls[5]}): {row['ratio']:.2f} times; a hypergradient "
+            f"{args.threads} threads\n  one fold {row['one_s']:.2f} s ({calls[1]} evaluations), five "
+            f"{row['five_s']:.2f} s ({calls[5]}): {row['ratio']:.2f} times; an evaluation "
             f"{row['ratio_a_call']:.2f} times",
             flush=True,
         )
@@ -221,9 +219,9 @@ def rows(args: Any) -> list[dict[str, Any]]:
         print(
             f"\nrows, {'logistic' if logistic else 'least squares'}, {p} features, {draws} draws: mean "
             f"excess test loss over the true weights, of one penalty,\n  and that of {p} relative to it "
-            f"(in how many draws they were better), free and bounded\n  {'rows':>6}"
+            f"(in how many draws they were better), bounded and free\n  {'rows':>6}"
             + "".join(
-                f" | {f'{useful} useful: one':>16} {'many':>10} {'bounded':>10}"
+                f" | {f'{useful} useful: one':>16} {'many':>10} {'free':>10}"
                 for useful in (p // 10, p)
             )
         )
@@ -238,7 +236,7 @@ def rows(args: Any) -> list[dict[str, Any]]:
     return table
 
 
-COMPARED = ("one", "many", "bounded")
+COMPARED = ("one", "many", "free")
 
 
 def excess(logistic: bool, n: int, p: int, useful: int, draws: int) -> dict[str, Any]:
@@ -247,9 +245,7 @@ def excess(logistic: bool, n: int, p: int, useful: int, draws: int) -> dict[str,
     import _tuning_data
 
     size = (4.0 if logistic else 1.0) / useful**0.5
-    tuners = dict(
-        zip(COMPARED, (_tuners.ours_one, _tuners.ours, _tuners.ours_bounded), strict=True)
-    )
+    tuners = dict(zip(COMPARED, (_tuners.ours_one, _tuners.ours, _tuners.ours_free), strict=True))
     found: dict[str, list[float]] = {name: [] for name in COMPARED}
     for seed in range(draws):
         split = _tuning_data.synthetic(logistic, n, p, useful, size, 1.0, seed)

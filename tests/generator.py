@@ -1,4 +1,4 @@
-"""Random problems, each from one integer seed: `draw`, and `draw_lanes` for CG's preconditioners."""
+"""Random problems, each from one integer seed."""
 
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 
 import implicitgrad as ig
+from designs import DEGENERATE, design, low_rank, pick, scale, targets
 from implicitgrad import solvers
 from oracle import Data, Double, QuadraticData, model, norm
 
@@ -135,12 +136,6 @@ AS_ASKED = (*FIXED_TERMS, "neumann certify", "identity certify", "cg stop", "cg 
 UNABLE = (*AS_ASKED, "cg maxiter", "cg damping", "cholesky damping", "callable loose")
 
 
-def _pick(rng, shares):
-    names = list(shares)
-    weights = np.array([shares[name] for name in names], dtype=float)
-    return names[rng.choice(len(names), p=weights / weights.sum())]
-
-
 def _strategy(rng, source, kind):
     shares = {}
     for label, (share, name, _) in _STRATEGIES.items():
@@ -150,7 +145,7 @@ def _strategy(rng, source, kind):
         shares["cg plain"] = 0
     if kind == "indefinite" and "minres" in shares:
         shares["minres"] = 60
-    label = _pick(rng, shares)
+    label = pick(rng, shares)
     _, name, options = _STRATEGIES[label]
     options, how = dict(options), {"name": name}
     exponent = rng.uniform(-8, -1)
@@ -171,61 +166,6 @@ def _strategy(rng, source, kind):
     return label, options, how
 
 
-def _scale(rng, share):
-    """1, or in a share of cases anything between 1e-8 and 1e8."""
-    return 10.0 ** rng.uniform(-8, 8) if rng.random() < share else 1.0
-
-
-def _design(rng, n, p, condition, how):
-    """n rows with a spectrum of XᵀX spread over `condition`, by its singular values or columns."""
-    X = rng.standard_normal((n, p))
-    if how == "columns":
-        return X * rng.permutation(np.geomspace(1.0, condition**-0.5, p))
-    if how == "spectrum":
-        U, _, V = np.linalg.svd(X, full_matrices=False)
-        k = min(n, p)
-        s = np.geomspace(1.0, condition**-0.5, k)
-        if rng.random() < 0.4:  # one direction far below the rest, or anything in between
-            s = np.where(np.arange(k) < k - 1, 1.0, s[-1])
-        elif rng.random() < 0.5:
-            s = condition ** -(0.5 * rng.random(k))
-        return np.sqrt(n) * (U * s) @ V
-    return X
-
-
-DEGENERATE = ("low rank", "nearly low rank", "constant columns", "equal rows", "few kinds of rows")
-
-
-def _low_rank(rng, X, how):
-    """A design that has not full rank, or hardly."""
-    n, p = X.shape
-    k = int(rng.integers(1, max(2, min(n, p))))
-    if how == "constant columns":
-        X = X.copy()
-        X[:, :k] = rng.choice([1.0, 3.0, 0.1, -2.0], k)
-        return X
-    if how == "equal rows":
-        return np.repeat(X[:1], n, axis=0)
-    if how == "few kinds of rows":
-        return X[np.arange(n) % k]
-    low = X[:, :k] @ rng.standard_normal((k, p))
-    if how == "nearly low rank":
-        low = low + 10 ** rng.uniform(-12, -4) * rng.standard_normal((n, p))
-    return low
-
-
-def _targets(rng, loss, X, noise, scale):
-    z = X @ rng.standard_normal(X.shape[1])
-    z = z / (np.std(z) or 1.0)
-    z = z + rng.standard_normal(len(z)) * noise + 0.3
-    if loss == "LeastSquares":
-        return z * scale
-    y = np.where(z > np.median(z), 1.0, -1.0)
-    if np.all(y == y[0]):
-        y[0] = -y[0]
-    return y
-
-
 SOURCES = {
     "native": 80,
     "wrapped": 3,
@@ -241,8 +181,8 @@ def draw(seed):
     """The problem of this seed."""
     # One stream for each aspect, so that a new choice in one leaves the others as they are.
     data, where, asked, rank = (np.random.default_rng([seed, k]) for k in range(4))
-    kind = _pick(data, {"linear": 95, "quadratic": 2, "indefinite": 2, "singular": 1})
-    source = _pick(data, SOURCES) if kind == "linear" else "callables"
+    kind = pick(data, {"linear": 95, "quadratic": 2, "indefinite": 2, "singular": 1})
+    source = pick(data, SOURCES) if kind == "linear" else "callables"
     if kind == "linear":
         inner, outer, lam, traits = _linear(data, source, rank)
     else:
@@ -272,24 +212,24 @@ def _linear(rng, source, low):
     small = source == "values" or source == "outer values"
     p = int(rng.integers(1 if rng.random() < 0.5 else 2, 4 if small else 16))
     condition = 10 ** rng.uniform(0, 4 if small else 12)
-    spread = _pick(rng, {"spectrum": 40, "columns": 30, "penalty": 27, "vanishing": 3})
+    spread = pick(rng, {"spectrum": 40, "columns": 30, "penalty": 27, "vanishing": 3})
     # Only where X has no full rank is it the penalty that makes the condition.
     rank = rng.random() if spread == "penalty" else 1.0
     wide = rng.random() < 0.2 or rank < 0.4
     n = int(rng.integers(3, max(4, p))) if wide else int(rng.integers(max(3, p + 1), 61))
-    loss = _pick(rng, {"LeastSquares": 1, "Logistic": 1})
-    outer_loss = loss if rng.random() < 0.75 else _pick(rng, {"LeastSquares": 1, "Logistic": 1})
-    x_scale = _scale(rng, 0 if small else 0.25)
-    y_scale = _scale(rng, 0 if small else 0.25)
-    v_scale = _scale(rng, 0 if small else 0.25)
+    loss = pick(rng, {"LeastSquares": 1, "Logistic": 1})
+    outer_loss = loss if rng.random() < 0.75 else pick(rng, {"LeastSquares": 1, "Logistic": 1})
+    x_scale = scale(rng, 0 if small else 0.25)
+    y_scale = scale(rng, 0 if small else 0.25)
+    v_scale = scale(rng, 0 if small else 0.25)
 
     n_val = int(rng.integers(2, 31))
-    X = _design(rng, n + n_val, p, condition, spread)
+    X = design(rng, n + n_val, p, condition, spread)
     if rng.random() < 0.5:
         X[n:] = rng.standard_normal((n_val, p))  # an outer loss that weighs weak directions too
-    degenerate = _pick(low, {"": 90, **dict.fromkeys(DEGENERATE, 2)})
+    degenerate = pick(low, {"": 90, **dict.fromkeys(DEGENERATE, 2)})
     if degenerate:
-        X[:n] = _low_rank(low, X[:n], degenerate)
+        X[:n] = low_rank(low, X[:n], degenerate)
         if low.random() < 0.3:
             X[n:] = X[low.integers(0, n, n_val)]
     columns = "plain"
@@ -306,10 +246,10 @@ def _linear(rng, source, low):
             outer_X[:, i] = outer_X[:, j]
     elif columns == "zero":
         inner_X[:, rng.integers(p)] = 0.0
-    y = _targets(rng, loss, inner_X, 0.0 if saturated else 0.5, y_scale)
+    y = targets(rng, loss, inner_X, 0.0 if saturated else 0.5, y_scale)
     if degenerate and loss == "LeastSquares" and low.random() < 0.5:  # little of y is explained
         y = y + 10 ** low.uniform(0, 4) * y_scale * low.standard_normal(n)
-    outer_y = _targets(rng, outer_loss, outer_X, 0.5, y_scale * v_scale)
+    outer_y = targets(rng, outer_loss, outer_X, 0.5, y_scale * v_scale)
     weighted = rng.random() < 0.25
     w = w_val = None
     if weighted:  # zero weights too, but not for both classes' only rows
@@ -321,7 +261,7 @@ def _linear(rng, source, low):
     # Strengths relative to the largest diagonal entry of XᵀX/n: between 1/condition and 1, down to
     # exactly 1/condition where they make the condition, and far below rounding where they vanish.
     size = float(np.max(np.sum(inner_X**2, axis=0))) / n or 1.0
-    penalty = _pick(rng, {"feature": 45, "all": 25, "groups": 28, "none": 0 if small else 2})
+    penalty = pick(rng, {"feature": 45, "all": 25, "groups": 28, "none": 0 if small else 2})
     n_lam = {"feature": p, "all": 1, "none": 0}.get(penalty)
     per = penalty
     if n_lam is None:
@@ -379,104 +319,3 @@ def _quadratic(rng, kind):
     outer = Data("LeastSquares", rng.standard_normal((n_val, p)), rng.standard_normal(n_val))
     traits = {"loss": kind, "outer": "LeastSquares", "penalty": "quadratic"}
     return QuadraticData(H, rng.standard_normal((p, k))), outer, rng.standard_normal(k), traits
-
-
-# --- Problems for CG's preconditioners ---------------------------------------------------------
-
-# What CG is preconditioned with; "rows" is a sketch of a given number of rows, however poor.
-LANES = ("auto", "jacobi", "sketch", "gram", "rows")
-
-
-def draw_lanes(seed):
-    """A native problem for CG with each of the LANES: larger, with rows and columns of all kinds."""
-    data, where, asked = (np.random.default_rng([seed, 7, k]) for k in range(3))
-    inner, outer, lam, traits = _linear_model(data)
-
-    placed = _pick(where, {"exact": 30, "off": 45, "trained": 15, "again": 10})
-    exact = placed == "exact" or (placed == "again" and where.random() < 0.5)
-    offset = 0.0 if exact or placed == "trained" else 10 ** where.uniform(-12, 0)
-    direction = where.standard_normal(inner.n_theta)
-    direction /= norm(direction)
-
-    tol = None if asked.random() < 0.3 else 10 ** asked.uniform(-10, -1)
-    options = {"polish": bool(asked.random() < 0.6), "rng": int(asked.integers(5))}
-    # The certificate by CG too, as in larger problems: a factor is too cheap to do without here.
-    own = bool(asked.random() < 0.8)
-    how = {"name": "cg", "placed": placed, "own": own}
-    n = inner.X.shape[0]
-    how["rows"] = int(np.clip(10 ** asked.uniform(-0.6, 1.5) * inner.n_theta, 2, n))
-    traits |= {"placed": placed, "checked by": "cg" if own else "factor", "atol": "default"}
-    return Problem(
-        *(seed, inner, outer, lam, "linear", "native", offset, True, direction),
-        *(tol, "cg", options, how, traits),
-    )
-
-
-def _linear_model(rng):
-    p = int(10 ** (rng.uniform(0.5, 2.2) if rng.random() < 0.2 else rng.uniform(0.3, 1.5)))
-    wide = p > 2 and rng.random() < 0.3
-    n = int(rng.integers(max(2, p // 4), p)) if wide else int(p * 10 ** rng.uniform(0.05, 1)) + 3
-    n, n_val = min(n, 600), int(rng.integers(2, 40))
-    loss = _pick(rng, {"LeastSquares": 2, "Logistic": 3})
-    outer_loss = loss if rng.random() < 0.75 else _pick(rng, {"LeastSquares": 1, "Logistic": 1})
-    condition = 10 ** rng.uniform(0, 11)
-    spread = _pick(rng, {"spectrum": 35, "columns": 30, "penalty": 35})
-    X = _design(rng, n + n_val, p, condition, spread)
-    if rng.random() < 0.4:
-        X[n:] = rng.standard_normal((n_val, p))
-
-    rows = _pick(rng, {"plain": 50, "heavy": 20, "duplicated": 15, "few matter": 15})
-    if rows == "heavy":
-        X *= np.abs(rng.standard_cauchy(n + n_val))[:, None].clip(1e-3, 1e6)
-    elif rows == "duplicated":
-        X[:n] = X[rng.integers(0, max(2, n // 4), n)]
-    elif rows == "few matter":  # a direction that a handful of rows know of
-        k = rng.integers(p)
-        X[:n, k] = 0.0
-        few = rng.choice(n, min(n, int(rng.integers(1, 4))), replace=False)
-        X[few, k] = 10 ** rng.uniform(-2, 3) * rng.standard_normal(len(few))
-    columns = _pick(rng, {"plain": 70, "sparse": 15, "duplicated": 10, "zero": 5})
-    if columns == "sparse":
-        X = X * (rng.random(X.shape) < 10 ** rng.uniform(-1.5, -0.3, p))
-    elif columns == "duplicated":
-        X[:, rng.integers(p)] = X[:, rng.integers(p)]
-    elif columns == "zero":
-        X[:n, rng.integers(p)] = 0.0
-
-    saturated = loss == "Logistic" and rng.random() < 0.3
-    y = _targets(rng, loss, X[:n], 0.0 if saturated else 0.5, 1.0)
-    outer_y = _targets(rng, outer_loss, X[n:], 0.5, 1.0)
-    if (X[:n] == X[0]).all():
-        rows = (
-            "identical"  # the intercept explains all that can be: the exact hypergradient is zero
-        )
-    w = None
-    weighted = rng.random() < 0.35
-    if weighted:
-        w = 10 ** rng.uniform(-4, 0, n) if rng.random() < 0.3 else rng.random(n) + 0.1
-        w[rng.random(n) < rng.choice([0.15, 0.7])] = 0.0
-        w[np.argmin(y)] = w[np.argmax(y)] = 1.0
-
-    size = float(np.max(np.sum(X[:n] ** 2, axis=0))) / n or 1.0
-    per = _pick(rng, {"feature": 60, "all": 40})
-    n_lam = p if per == "feature" else 1
-    lam = np.log(size) - np.log(condition) * rng.random(n_lam)
-    if rng.random() < 0.4:
-        lam[:] = np.log(size) - np.log(condition)
-    fixed = float(size / condition) if rng.random() < 0.1 else 0.0
-    intercept = bool(rng.random() < 0.4)
-    inner = Data(loss, X[:n].copy(), y, w, per, fixed, intercept)
-    outer = Data(outer_loss, X[n:].copy(), outer_y, intercept=intercept)
-    traits = {
-        "loss": loss + (" saturated" if saturated else ""),
-        "outer": outer_loss,
-        "penalty": per,
-        "ill by": spread,
-        "shape": "n < p" if n < p else "n > p",
-        "size": "p < 10" if p < 10 else "p < 40" if p < 40 else "p >= 40",
-        "columns": columns,
-        "rows": rows,
-        "intercept": str(intercept),
-        "weights": str(weighted),
-    }
-    return inner, outer, lam, traits

@@ -1,7 +1,7 @@
 """The library's answers to random problems beside the exact ones, and the counts.
 
 `run` draws the problem of a seed (generator.py), solves it (oracle.py), asks the library and
-compares; `summarise` counts.
+compares; `run_lanes` does it for CG with each preconditioner (generator_lanes.py); `summarise` counts.
 """
 
 import copy
@@ -17,7 +17,8 @@ from unittest import mock
 import numpy as np
 
 import implicitgrad as ig
-from generator import FIXED_TERMS, LANES, UNABLE, draw, draw_lanes
+from generator import FIXED_TERMS, UNABLE, draw
+from generator_lanes import LANES, draw_lanes
 from implicitgrad import _core, solvers
 from implicitgrad.linearization import NativeLinearization
 from oracle import (

@@ -13,6 +13,8 @@ import generator
 import oracle as exactly
 import reference
 import scoring
+from designs import DEGENERATE
+from generator_lanes import LANES
 from scoring import GOALS
 
 PROBLEMS = 2500
@@ -33,7 +35,7 @@ def summary(records):
 def lanes():
     """CG with each preconditioner, most of them as their own checkers: the summary of each."""
     found = [scoring.run_lanes(seed) for seed in range(LANED)]
-    of = dict(zip(generator.LANES, zip(*found, strict=True), strict=True))
+    of = dict(zip(LANES, zip(*found, strict=True), strict=True))
     return {lane: scoring.summarise(records) for lane, records in of.items()}
 
 
@@ -91,12 +93,12 @@ def test_problems_are_as_varied_as_they_are_meant_to_be(records):
     assert count["scales"]["tiny or huge"] > 0.3 * PROBLEMS
     assert count["shape"]["n < p"] > 0.1 * PROBLEMS
     lacking = Counter(r.traits.get("ill by") for r in records)
-    assert all(lacking[how] > 0.01 * PROBLEMS for how in generator.DEGENERATE)
+    assert all(lacking[how] > 0.01 * PROBLEMS for how in DEGENERATE)
     statuses = {r.status for r in records}
     assert {0, 1, 2, 3, 4} <= statuses
 
 
-@pytest.mark.parametrize("lane", generator.LANES)
+@pytest.mark.parametrize("lane", LANES)
 def test_every_preconditioner_of_cg_meets_the_goals(lanes, lane):
     of = lanes[lane]
     assert of.n > 0.95 * LANED and of.success > 0.8 * of.n and of.attainable > 0.2 * of.n
@@ -143,7 +145,7 @@ def test_oracle_agrees_with_the_naive_one():
         problem = generator.draw(seed)
         if problem.kind != "linear" or not problem.inner.n_lam:
             continue
-        if problem.traits["ill by"] in generator.DEGENERATE:  # the other is not made for those
+        if problem.traits["ill by"] in DEGENERATE:  # the other is not made for those
             continue
         oracle = exactly.Oracle(problem)
         if oracle.sharp or oracle.scaled_condition > 1e8:

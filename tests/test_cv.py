@@ -8,77 +8,12 @@ import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_breast_cancer, load_diabetes
-from sklearn.model_selection import GroupKFold, KFold, ShuffleSplit, StratifiedKFold
+from sklearn.model_selection import KFold
 
 import implicitgrad as ig
-import reference
+from cv_oracle import N, Oracle, P, problem, splits_of
 from implicitgrad import _cv
 from reference import assert_near
-
-N, P = 61, 5
-
-
-def problem(loss="LeastSquares", seed=0, n=N, p=P, targets=0):
-    rng = np.random.default_rng(seed)
-    X = rng.standard_normal((n, p)) * np.geomspace(1, 0.2, p)
-    z = X @ rng.standard_normal((p, max(targets, 1))) + 0.3
-    z += 0.5 * rng.standard_normal(z.shape)
-    if loss == "Logistic":
-        return X, np.where(z[:, 0] > 0, 1.0, -1.0)
-    return X, z if targets else z[:, 0]
-
-
-class Oracle:
-    """The folds' models one by one, in extended precision; θ is fold-major."""
-
-    def __init__(self, loss, X, y, splits, penalty, fit_intercept, weights=None):
-        w = np.ones(len(y)) if weights is None else weights
-        y = y.reshape(len(y), -1)
-        self.K, self.inner, self.outer = len(splits), [], []
-        for train, test in splits:
-            for t in range(y.shape[1]):
-                common = {"fit_intercept": fit_intercept}
-                self.inner.append(
-                    reference.LinearModel(
-                        loss, X[train], y[train, t], penalty, sample_weight=w[train], **common
-                    )
-                )
-                self.outer.append(
-                    reference.LinearModel(
-                        loss, X[test], y[test, t], sample_weight=w[test], **common
-                    )
-                )
-        self.width = self.inner[0].n_theta
-
-    def parts(self, theta):
-        return np.asarray(theta).reshape(len(self.inner), self.width)
-
-    def fun(self, theta, lam):
-        return (
-            sum(f.fun(t, lam) for f, t in zip(self.inner, self.parts(theta), strict=True)) / self.K
-        )
-
-    def outer_fun(self, theta):
-        return sum(g.fun(t) for g, t in zip(self.outer, self.parts(theta), strict=True)) / self.K
-
-    def jac(self, theta, lam):
-        rows = [f.jac(t, lam) for f, t in zip(self.inner, self.parts(theta), strict=True)]
-        return np.concatenate(rows) / self.K
-
-    def hessp(self, theta, v, lam):
-        rows = [
-            f.hess(t, lam) @ u
-            for f, t, u in zip(self.inner, self.parts(theta), self.parts(v), strict=True)
-        ]
-        return np.concatenate(rows) / self.K
-
-    def train(self, lam):
-        return np.concatenate([f.train(lam) for f in self.inner])
-
-    def grad(self, lam):
-        pairs = zip(self.inner, self.outer, strict=True)
-        return sum(reference.exact_hypergradient(f, g, lam) for f, g in pairs) / self.K
-
 
 GROUPS = np.array([0, 1, 0, 2, 1])
 KINDS = list(
@@ -86,11 +21,6 @@ KINDS = list(
         ("LeastSquares", "Logistic"), ("feature", "all", "groups"), (False, True), (False, True)
     )
 )
-
-
-def splits_of(y, loss, n_splits=3):
-    splitter = StratifiedKFold(n_splits) if loss == "Logistic" else KFold(n_splits)
-    return list(splitter.split(np.zeros((len(y), 1)), y))
 
 
 @pytest.mark.parametrize(("loss", "per", "intercept", "weighted"), KINDS)
@@ -208,43 +138,6 @@ def test_every_kind_of_x(loss, how, tmp_path):
     )
 
 
-@pytest.mark.parametrize("loss", ["LeastSquares", "Logistic"])
-def test_kinds_of_cv(loss):
-    X, y = problem(loss)
-    objective, labels = getattr(ig, loss), np.arange(N) % 7
-    makers = {
-        "int": (4, list((StratifiedKFold if loss == "Logistic" else KFold)(4).split(X, y))),
-        "splitter": (KFold(3, shuffle=True, random_state=0),) * 2,
-        "no partition": (ShuffleSplit(3, random_state=0),) * 2,
-        "groups": (GroupKFold(3),) * 2,
-    }
-    for name, (cv, splits) in makers.items():
-        groups = labels if name == "groups" else None
-        splits = splits if isinstance(splits, list) else list(splits.split(X, y, groups))
-        want = Oracle(loss, X, y, splits, "feature", False)
-        masks = [(np.isin(np.arange(N), a), np.isin(np.arange(N), b)) for a, b in splits]
-        for given_cv in (cv, splits, iter(splits), masks):
-            f, g = ig.cross_validated(
-                objective, X, y, cv=given_cv, penalty=ig.L2("feature"), groups=groups
-            )
-            theta = np.linspace(-1, 1, f.n_theta)
-            lam = np.full(P, -1.0)
-            assert_near(f.jac(theta, lam), want.jac(theta, lam), what=name)
-            assert_near(g.fun(theta), want.outer_fun(theta), what=name)
-
-
-def test_a_row_named_twice_counts_twice():
-    X, y = problem()
-    rng = np.random.default_rng(1)
-    splits = [(rng.integers(0, N, N), rng.integers(0, N, 20)) for _ in range(3)]
-    f, g = ig.cross_validated(ig.LeastSquares, X, y, cv=splits, penalty=ig.L2())
-    want = Oracle("LeastSquares", X, y, splits, "all", False)
-    theta = np.linspace(-1, 1, f.n_theta)
-    assert_near(f.fun(theta, [-1.0]), want.fun(theta, [-1.0]))
-    assert_near(f.jac(theta, [-1.0]), want.jac(theta, [-1.0]))
-    assert_near(g.fun(theta), want.outer_fun(theta))
-
-
 @given(
     st.integers(6, 40),
     st.integers(1, 6),
@@ -320,57 +213,6 @@ def test_estimate_is_honest_where_folds_are_close_to_singular():
         assert off <= res.error_bound, level
 
 
-def bad(**change):
-    X, y = problem("Logistic")
-    given = {"objective": ig.Logistic, "X": X, "y": y, "cv": 3, "penalty": ig.L2()} | change
-    return lambda: ig.cross_validated(
-        given.pop("objective"), given.pop("X"), given.pop("y"), **given
-    )
-
-
-ROWS = np.arange(N)
-BAD = {
-    "objective": (TypeError, bad(objective=ig.L2)),
-    "objective is an instance": (TypeError, bad(objective=ig.L2())),
-    "X has": (ValueError, bad(y=np.ones(3))),
-    "penalty": (TypeError, bad(penalty=1.0)),
-    "cv = 1": (ValueError, bad(cv=1)),
-    "cv must be at least 2, found 0": (ValueError, bad(cv=0)),
-    "cv must be an int": (TypeError, bad(cv="5")),
-    "cv must be an integer": (TypeError, bad(cv=2.5)),
-    "more folds than X has rows": (
-        ValueError,
-        bad(objective=ig.LeastSquares, y=np.arange(N) * 1.0, cv=N + 1),
-    ),
-    "smaller class": (ValueError, bad(cv=50)),
-    "pairs": (TypeError, bad(cv=[ROWS])),
-    "cv gives no folds": (ValueError, bad(cv=[])),
-    "validation rows of fold 0 of cv are none": (ValueError, bad(cv=[(ROWS, [])])),
-    "row 61": (ValueError, bad(cv=[(ROWS, [61])])),
-    "array of row numbers": (TypeError, bad(cv=[(ROWS, [0.5])])),
-    "fit_intercept": (TypeError, bad(fit_intercept=1)),
-    "sample_weight is zero on all validation rows of fold 1": (
-        ValueError,
-        bad(cv=[(ROWS[2:], ROWS[:2]), (ROWS[:-2], ROWS[-2:])], sample_weight=ROWS < N - 2),
-    ),
-    "n_threads": (ValueError, bad(n_threads=0)),
-    "one class only in the training rows of fold 0": (
-        ValueError,
-        bad(y=np.where(ROWS < 5, 1.0, -1.0), cv=[(ROWS[5:], ROWS[:5])]),
-    ),
-    "y must be one-dimensional": (ValueError, bad(y=np.ones((N, 2)))),
-    "X contains nan": (ValueError, bad(X=np.where(np.eye(N, P) > 0, np.nan, 1.0))),
-}
-
-
-@pytest.mark.parametrize("message", BAD)
-def test_bad_input_is_refused_by_name(message):
-    error, call = BAD[message]
-    words = {"objective is an instance": "objective", "cv = 1": "cv must be at least 2, found 1"}
-    with pytest.raises(error, match=words.get(message, message)):
-        call()
-
-
 def test_inputs_are_left_alone():
     X, y = problem()
     w = np.ones(N)
@@ -435,12 +277,3 @@ def test_columns_far_from_zero_are_kept_as_rows():
     lam = np.full(3, -3.0)
     values = [b.fun(ig.train(a, lam).x) for a, b in ((f, g), want)]
     assert values[0] == pytest.approx(values[1], rel=1e-6)
-
-
-def test_row_numbers_of_a_small_type():
-    X, y = np.ones((300, 1)), np.arange(300.0)
-    rows = np.arange(50, dtype=np.uint8)
-    f, _ = ig.cross_validated(ig.LeastSquares, X, y, cv=[(rows, rows + 50)])
-    assert f.n_theta == 1
-    with pytest.raises(ValueError, match="name row -400"):
-        ig.cross_validated(ig.LeastSquares, X, y, cv=[([-400, 0], [1, 2])])

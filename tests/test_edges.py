@@ -59,6 +59,27 @@ def test_training_on_never_changes_the_minimum_that_was_meant():
     assert res.status == 4 and res.theta == [1.44] and res.error > abs(res.grad[0])
 
 
+@pytest.mark.parametrize("mean", [0.1, 3.0, 1e9, 1e-7])
+def test_training_ends_where_the_minimum_is_zero_but_for_rounding(mean):
+    """An intercept explains a constant y: θ⋆ and f(θ⋆) are zero, and nothing is small beside them."""
+    y, common = np.full(60, mean), {"penalty": ig.L2("feature"), "fit_intercept": True}
+    made = [
+        (ig.LeastSquares(X, y, **common), None),
+        ig.leave_one_out(ig.LeastSquares, X, y, **common),
+    ]
+    for f, _ in made:
+        for theta0 in (
+            None,
+            np.append(np.zeros(5), mean),
+            np.append(np.zeros(5), mean * (1 + 1e-15)),
+        ):
+            res = ig.train(f, LAM - 6, theta0)
+            assert res.success and res.nit <= 5
+            assert np.abs(res.x - np.append(np.zeros(5), mean)).max() <= 1e-14 * mean
+            res = ig.train(f, LAM - 6, theta0, tol=1e-300)  # out of reach, mostly
+            assert res.status in (0, 4) and res.nit <= 20
+
+
 @pytest.mark.parametrize("method", ["cg", "nystrom", "minres", "neumann", "cholesky"])
 def test_the_callback_sees_the_adjoint_at_its_own_scale(method):
     f, seen = ridge(), []

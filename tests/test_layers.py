@@ -17,7 +17,14 @@ import implicitgrad as ig
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "python" / "implicitgrad"
 # Parts that the rest must work without.
-OPTIONAL = ("sklearn", "_group_cv", "plots", "adapters", "distributed", "__main__", "_demo")
+OPTIONAL = (
+    *("sklearn", "_group_cv", "_group_logistic", "_group_ridge"),
+    "plots",
+    "adapters",
+    "distributed",
+    "__main__",
+    "_demo",
+)
 
 in_checkout = pytest.mark.skipif(
     not (ROOT / "CMakeLists.txt").exists(), reason="looks at the sources of a checkout"

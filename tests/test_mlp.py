@@ -238,3 +238,16 @@ def test_a_subset_and_a_copy_leave_the_objective_alone(rng):
     value = f.fun(theta, lam)
     f.rows([0, 1]).fun(theta, lam)
     assert f.fun(theta, lam) == value and np.array_equal(X, before)
+
+
+def test_copies_and_pickles_are_the_same_problem(rng):
+    import copy
+    import pickle
+
+    f = MLP_BY_NAME["tanh-two-layers"].objective("train")
+    theta, lam = f.initial_theta(), MLP_BY_NAME["tanh-two-layers"].lam()
+    for other in (copy.deepcopy(f), pickle.loads(pickle.dumps(f)), f.rows(np.arange(40))):
+        assert other.fun(theta, lam) == pytest.approx(f.fun(theta, lam), rel=1e-14)
+        assert np.array_equal(
+            other.linearize(theta, lam).cross.T @ theta, f.linearize(theta, lam).cross.T @ theta
+        )

@@ -15,7 +15,6 @@ pytest.importorskip("sklearn", minversion="1.6")
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_diabetes
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
 from sklearn.metrics import log_loss
 from sklearn.model_selection import (
@@ -29,7 +28,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, scale
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-import implicitgrad as ig
+from estimator_data import KINDS, classes, output, regression
 from implicitgrad.sklearn import GroupLogisticRegressionCV, GroupRidgeCV
 
 CHECKED = [
@@ -46,26 +45,6 @@ CHECKED = [
 @parametrize_with_checks(CHECKED)
 def test_scikit_learns_checks(estimator, check):
     check(estimator)
-
-
-def regression(n=80, p=6, seed=0, noise=1.0):
-    rng = np.random.default_rng(seed)
-    X = rng.standard_normal((n, p))
-    return X, X @ np.resize([2.0, -1.0, 0.3, 0.0], p) + noise * rng.standard_normal(n) + 3.0
-
-
-def classes(n=120, p=5, seed=0):
-    X, z = regression(n, p, seed)
-    return X, np.where(z > 3, "yes", "no")
-
-
-KINDS = pytest.mark.parametrize(
-    ("kind", "data"), [(GroupRidgeCV, regression), (GroupLogisticRegressionCV, classes)]
-)
-
-
-def output(model, X):
-    return model.decision_function(X) if hasattr(model, "decision_function") else model.predict(X)
 
 
 # Against scikit-learn's estimators.
@@ -142,20 +121,6 @@ def test_the_loss_that_is_told_is_that_of_models_trained_in_the_folds():
         assert_allclose(loss, 0.5 * np.mean((oracle.predict(X[test] / root) - y[test]) ** 2))
     assert_allclose(model.best_loss_, model.cv_loss_.mean())
     assert_allclose(model.alphas_, len(y) * np.exp(model.lam_))
-
-
-def test_the_hypergradient_vanishes_where_the_search_ends():
-    X, y = regression()
-    model = GroupRidgeCV().fit(X, y)
-    f, g = ig.cross_validated(
-        ig.LeastSquares, X, y - y.mean(), 5, penalty=ig.L2("feature"), fit_intercept=True
-    )
-    slope = ig.HyperObjective(f, g)(model.lam_)[1] / model.best_loss_
-    reach = np.log(model.alphas_ / len(y) / X.var(axis=0))
-    inside = np.abs(reach) < 9.99
-    assert inside.any()
-    # What is left is the weak pull, 1e-5 / p for each unit.
-    assert (np.abs(slope[inside]) < 20e-5 / X.shape[1]).all()
 
 
 # What must not matter.
@@ -301,15 +266,6 @@ def test_few_rows():
         GroupRidgeCV().fit(X, y)
 
 
-def test_features_that_do_not_matter_are_switched_off_whatever_the_noise():
-    X, _ = regression(100, 10)
-    y = 100 * X[:, 0] + np.random.default_rng(5).standard_normal(100)
-    model = GroupRidgeCV().fit(X, y)
-    shared = GroupRidgeCV("all").fit(X, y)
-    assert model.best_loss_ < 0.96 * shared.best_loss_
-    assert np.median(np.abs(model.coef_[1:])) < 0.2 * np.median(np.abs(shared.coef_[1:]))
-
-
 # scikit-learn's tools.
 
 
@@ -438,79 +394,6 @@ def test_progress_names_what_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     with pytest.raises(ImportError, match="progress"):
         GroupRidgeCV(progress=True).fit(*regression())
-
-
-@KINDS
-def test_too_few_iterations_warn(kind, data):
-    X, y = data()
-    with pytest.warns(ConvergenceWarning, match="not converged"):
-        model = kind(max_iter=2).fit(X, y)
-    assert model.result_.status == 1 and model.n_iter_ >= 1
-
-
-@pytest.mark.parametrize("method", ["TNC", "trust-constr"])
-def test_other_methods_end_at_the_same_penalties(method):
-    X, y = regression(60, 3, seed=2)
-    expected, model = GroupRidgeCV().fit(X, y), GroupRidgeCV(method=method).fit(X, y)
-    assert model.result_.success
-    assert_allclose(model.predict(X), expected.predict(X), rtol=1e-7)
-
-
-# Bad input.
-
-
-@KINDS
-@pytest.mark.parametrize(
-    ("params", "error", "match"),
-    [
-        ({"groups": "each"}, ValueError, "groups"),
-        ({"groups": [0, 1]}, ValueError, r"groups .* 5 labels"),
-        ({"groups": [0, 1, 2, 3, np.nan]}, ValueError, "groups"),
-        ({"groups": [0, "a", 1, None, 2]}, TypeError, "groups"),
-        ({"cv": 1}, ValueError, "n_splits|folds"),
-        ({"cv": [(np.arange(3), np.arange(0))]}, ValueError, "fold 0 of cv"),
-        ({"fit_intercept": 1}, TypeError, "fit_intercept"),
-        ({"log_alpha_bounds": (3, 1)}, ValueError, "log_alpha_bounds"),
-        ({"log_alpha_bounds": 3}, ValueError, "log_alpha_bounds"),
-        ({"log_alpha_bounds": (-np.inf, 1)}, ValueError, "log_alpha_bounds"),
-        ({"method": "newton"}, ValueError, "method"),
-        ({"tol": 0}, ValueError, "tol"),
-        ({"max_iter": 0}, ValueError, "max_iter"),
-        ({"n_threads": 0}, ValueError, "n_threads"),
-        ({"progress": "yes"}, TypeError, "progress"),
-        ({"callback": 3}, TypeError, "callback"),
-    ],
-)
-def test_bad_parameters_are_named(kind, data, params, error, match):
-    X, y = data(40, 5)
-    with pytest.raises(error, match=match):
-        kind(**params).fit(X, y)
-
-
-@KINDS
-@pytest.mark.parametrize(
-    ("weights", "match"),
-    [
-        (np.zeros(40), "sample_weight is zero"),
-        (-np.ones(40), "sample_weight.*negative"),
-        (np.ones(39), "sample_weight has 39"),
-        (np.full(40, np.nan), "sample_weight"),
-    ],
-)
-def test_bad_weights_are_named(kind, data, weights, match):
-    X, y = data(40, 5)
-    with pytest.raises(ValueError, match=match):
-        kind().fit(X, y, weights)
-
-
-def test_more_classes_than_two_are_refused():
-    X, _ = regression()
-    with pytest.raises(ValueError, match="Only binary classification is supported"):
-        GroupLogisticRegressionCV().fit(X, np.arange(80) % 3)
-    with pytest.raises(ValueError, match="one class"):
-        GroupLogisticRegressionCV().fit(X, np.ones(80))
-    with pytest.raises(TypeError, match="alpha_per_target"):
-        GroupRidgeCV(alpha_per_target=2).fit(X, X)
 
 
 def test_input_is_left_alone():

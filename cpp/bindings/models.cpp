@@ -1,6 +1,7 @@
 // Linear models and their linearisations.
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <string>
@@ -19,6 +20,20 @@ using linearization = linear_model_linearization;
 
 double norm(const std::vector<double>& v) {
   return host_space::norm(static_cast<index>(v.size()), v.data());
+}
+
+/// C(d)ᵀq for each column d.
+block_array cross_change(const linearization& at, const block_array& d, const block_array& q) {
+  const auto size = static_cast<index>(at.jac().size());
+  const const_block in = as_block(d, size, "d");
+  const double* adjoint = as_vector(q, size, "q");
+  block_array out = empty_like_block(d, static_cast<index>(at.jac_lam().size()));
+  const block result = as_output(out);
+  for (index c = 0; c < in.cols; ++c) {
+    const std::vector<double> column = at.cross_change(in.col(c), adjoint);
+    std::copy(column.begin(), column.end(), result.col(c));
+  }
+  return out;
 }
 
 /// H ⪰ diag of these, one an entry of θ; infinite for intercepts, of which nothing is known.
@@ -121,6 +136,10 @@ void register_models(py::module_& m) {
                                    norm(at.cross_change(in.col(1), as_vector(q, size, "q"))),
                                    host_space::norm(size, in.col(1)));
            })
+      .def("cross_change", &cross_change, py::arg("d"), py::arg("q"))
+      .def_property_readonly(
+          "constant_curvature",
+          [](const linearization& at) { return at.curvature_id() == constant_curvature; })
       .def("reach", [](const linearization& at, const block_array& v) {
         return at.reach(as_vector(v, static_cast<index>(at.jac().size()), "v"));
       });

@@ -256,21 +256,23 @@ void factored_block::solve(double* v, index columns, bool unscaled) const {
   rescale();
 }
 
-/// body(b) for each block: several at once where they are many and worth it. Exceptions are passed
-/// on.
+/// body(b, threads) for each block: several at once, of one thread each, where they are many and
+/// worth it, and those left over on all threads. Exceptions are passed on.
 template <class Body>
 void cholesky_factor::for_blocks(Body&& body) const {
   constexpr index worth = 128;
   const auto count = size_ / (order_ * repeat_);
+  const index at_once = order_ >= worth ? count - count % n_threads_ : 0;
   std::vector<std::exception_ptr> failed(static_cast<std::size_t>(count));
-  const auto guarded = [&](index b, int) {
+  const auto guarded = [&](index b, int threads) {
     try {
-      body(b);
+      body(b, threads);
     } catch (...) {
       failed[static_cast<std::size_t>(b)] = std::current_exception();
     }
   };
-  parallel_for(count, order_ >= worth ? n_threads_ : 1, guarded);
+  parallel_for(at_once, n_threads_, [&](index b, int) { guarded(b, 1); });
+  for (index b = at_once; b < count; ++b) guarded(b, n_threads_);
   for (const std::exception_ptr& error : failed)
     if (error) std::rethrow_exception(error);
 }
@@ -285,16 +287,16 @@ cholesky_factor::cholesky_factor(const Operator& a, std::vector<double> storage)
   storage_.resize(static_cast<std::size_t>(count * entries));
   a.dense(storage_.data());
   std::vector<std::unique_ptr<factored_block>> made(static_cast<std::size_t>(count));
-  for_blocks([&](index b) {
-    made[static_cast<std::size_t>(b)] = std::make_unique<factored_block>(
-        order_, storage_.data() + b * entries, count > 1 ? 1 : n_threads_);
+  for_blocks([&](index b, int threads) {
+    made[static_cast<std::size_t>(b)] =
+        std::make_unique<factored_block>(order_, storage_.data() + b * entries, threads);
   });
   for (auto& block_of : made) blocks_.push_back(std::move(*block_of));
 }
 
 const std::vector<factored_block>& cholesky_factor::judged() const {
   std::call_once(judged_, [this] {
-    for_blocks([&](index b) { blocks_[static_cast<std::size_t>(b)].judge(); });
+    for_blocks([&](index b, int) { blocks_[static_cast<std::size_t>(b)].judge(); });
   });
   return blocks_;
 }
@@ -302,7 +304,7 @@ const std::vector<factored_block>& cholesky_factor::judged() const {
 void cholesky_factor::apply(const_block v, block out) const {
   const index stretch = order_ * repeat_;
   std::copy_n(v.data, v.size(), out.data);
-  for_blocks([&](index b) {
+  for_blocks([&](index b, int) {
     for (index c = 0; c < v.cols; ++c)
       blocks_[static_cast<std::size_t>(b)].solve(out.col(c) + b * stretch, repeat_);
   });
@@ -339,7 +341,7 @@ std::vector<double> cholesky_factor::matrix_diagonal() const {
 double cholesky_factor::proven_minimum(double slack) const {
   judged();
   std::vector<double> least(blocks_.size());
-  for_blocks([&](index b) {
+  for_blocks([&](index b, int) {
     least[static_cast<std::size_t>(b)] = blocks_[static_cast<std::size_t>(b)].proven_minimum(slack);
   });
   return *std::min_element(least.begin(), least.end());

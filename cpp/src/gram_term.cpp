@@ -85,6 +85,9 @@ gram_sums subtract(const gram_sums& all, const gram_sums& some) {
 
 namespace {
 
+// A matrix of so many entries is worth several threads.
+constexpr index worth_threads = index{1} << 16;
+
 class gram_term : public DataTerm {
  public:
   gram_term(std::vector<std::shared_ptr<const gram_sums>> folds, index target, int n_threads)
@@ -154,8 +157,12 @@ class gram_term : public DataTerm {
 
   void dense(const data_state&, double* out) const override {
     const index q = size();
-    for (index f = 0; f < folds_; ++f)
-      for (index i = 0; i < q * q; ++i) out[f * q * q + i] = scale(f) * sums_[f]->gram[i];
+    parallel_for(folds_ * q, q * q < worth_threads ? 1 : n_threads_, [&](index column, int) {
+      const index f = column / q;
+      const double* from = sums_[f]->gram.data() + column % q * q;
+      const double s = scale(f);
+      for (index i = column % q; i < q; ++i) out[column * q + i] = s * from[i];
+    });
   }
 
   problem_shape shape() const override {
@@ -216,7 +223,7 @@ class gram_term : public DataTerm {
     constexpr index chunk = 64;
     const index q = size(), pieces = (q + chunk - 1) / chunk, per_fold = q * targets_;
     poll_interrupt();
-    parallel_for(pieces * folds_, q * q < (index{1} << 16) ? 1 : n_threads_, [&](index i, int) {
+    parallel_for(pieces * folds_, q * q < worth_threads ? 1 : n_threads_, [&](index i, int) {
       const index f = i / pieces, begin = i % pieces * chunk, end = std::min(q, begin + chunk);
       for (index c = 0; c < v.cols; ++c)
         grams_[f].dot(begin, end, v.col(c) + f * per_fold, q, targets_,

@@ -43,8 +43,15 @@ bool direct_training(const problem_shape& shape) {
 
 struct direction {
   std::vector<double> step;
-  double curvature;  // an estimate of H's largest eigenvalue
-  bool indefinite;   // whether negative curvature was met
+  // Of H's largest eigenvalue; a factor is asked for it only where it is needed.
+  double curvature = 0.0;
+  std::shared_ptr<const cholesky_factor> factor;
+  bool negative = false;  // whether CG met negative curvature
+
+  double curvature_max() const { return factor ? factor->curvature_max() : curvature; }
+  bool indefinite() const {
+    return factor ? factor->verdict() == definiteness::indefinite : negative;
+  }
 };
 
 /// step ≈ −(H + damping·I)⁻¹∇f, a descent direction whatever H is.
@@ -55,15 +62,13 @@ direction newton_step(const std::shared_ptr<const Linearization>& at, double dam
   const Operator& system = damping > 0.0 ? static_cast<const Operator&>(damped) : *hess;
   const index n = system.size();
   const const_block gradient{at->jac().data(), n, 1};
-  direction result{std::vector<double>(static_cast<std::size_t>(n)), 0.0, false};
+  direction result{std::vector<double>(static_cast<std::size_t>(n))};
   std::vector<double>& step = result.step;
   if (direct) {
     // Where H is not positive definite, the factor is that of a shifted H: a damped step.
-    const auto factor = system.factor();
+    result.factor = system.factor();
     report.products += system.dense_products();
-    factor->apply(gradient, {step.data(), n, 1});
-    result.curvature = factor->curvature_max();
-    result.indefinite = factor->verdict() == definiteness::indefinite;
+    result.factor->apply(gradient, {step.data(), n, 1});
   } else {
     solve_options options{{rtol}, std::clamp<index>(2 * n, 100, most_products), {}};
     options.recompute = false;  // the next gradient shows what the step was worth
@@ -78,12 +83,11 @@ direction newton_step(const std::shared_ptr<const Linearization>& at, double dam
     }
     report.products += solve.products;
     result.curvature = std::max(solve.curvature_max, -solve.curvature_min);
-    result.indefinite = solve.status == solve_status::negative_curvature;
+    result.negative = solve.status == solve_status::negative_curvature;
   }
   for (double& s : step) s = -s;
   if (!(host_space::dot(n, step.data(), at->jac().data()) < 0.0)) {
-    const double length =
-        result.indefinite && result.curvature > 0.0 ? 1.0 / result.curvature : 1.0;
+    const double length = result.negative && result.curvature > 0.0 ? 1.0 / result.curvature : 1.0;
     for (index i = 0; i < n; ++i) step[i] = -length * at->jac()[i];
   }
   return result;
@@ -116,6 +120,12 @@ train_report newton(const Objective& f, double* theta, const double* lam,
   if (options.method == train_method::automatic)
     direct = !at->hess().sampled() || direct_training(at->hess().sampled()->shape());
 
+  // Rounding hides any further descent: a goal that was asked for is then out of reach.
+  const auto stalled = [&](bool minimum) {
+    return finish(options.tol == 0.0 && minimum ? train_status::converged
+                                                : train_status::line_search_failed);
+  };
+
   for (;;) {
     const double gradient = largest(at->jac());
     if (gradient <= options.tol) return finish(train_status::converged);
@@ -124,9 +134,12 @@ train_report newton(const Objective& f, double* theta, const double* lam,
 
     // Inexact far away, tight near the end, so that convergence stays superlinear.
     const double rtol = std::clamp(std::sqrt(gradient / start), 1e-8, 0.1);
-    const auto [step, curvature, indefinite] = newton_step(at, damping, direct, rtol, kept, report);
+    const direction found = newton_step(at, damping, direct, rtol, kept, report);
+    const std::vector<double>& step = found.step;
     ++report.iterations;
     const double slope = host_space::dot(n, step.data(), at->jac().data());
+    // The H of sampled rows is that of a convex f.
+    const auto minimum = [&] { return at->hess().sampled() || !found.indefinite(); };
 
     // Rounding in f hides decreases below this; there the gradient's norm decides.
     const double noise = 16.0 * DBL_EPSILON * std::max(std::abs(at->fun()), std::abs(slope));
@@ -146,9 +159,8 @@ train_report newton(const Objective& f, double* theta, const double* lam,
     if (!accepted) {
       // A small predicted decrease that cannot be seen is rounding; a large one that is nowhere to
       // be found comes from curvature that is nearly zero, which damping makes up for.
-      if (-slope <= 1e3 * noise)
-        return finish(options.tol == 0.0 && !indefinite ? train_status::converged
-                                                        : train_status::line_search_failed);
+      if (-slope <= 1e3 * noise || gradient <= at->gradient_rounding()) return stalled(minimum());
+      const double curvature = found.curvature_max();
       damping = std::max(100.0 * damping, 1e-8 * curvature);
       if (!(damping <= 1e6 * curvature)) return finish(train_status::line_search_failed);
       continue;
@@ -158,18 +170,22 @@ train_report newton(const Objective& f, double* theta, const double* lam,
     const double size = host_space::norm(n, trial.data());
     const double progress = largest(next->jac()) / gradient;
     const bool undamped = damping == 0.0;
-    damping = damping > 1e-8 * curvature ? 0.01 * damping : 0.0;
+    if (damping > 0.0) damping = damping > 1e-8 * found.curvature_max() ? 0.01 * damping : 0.0;
     std::copy(trial.begin(), trial.end(), theta);
     at = next;
-    if (options.tol > 0.0 || !undamped || indefinite) continue;
+    // Where f is zero but for rounding, as for a y that the model explains, no decrease is small
+    // beside it; but the gradient is then no larger than rounding can make it.
+    const auto rounded = [&] { return gradient <= at->gradient_rounding(); };
+    if (undamped && progress > 0.5 && rounded()) return stalled(minimum());
+    if (options.tol > 0.0 || !undamped) continue;
     // What the step was off by must be as small as what Newton's method leaves.
     const bool solved = direct || rtol * moved <= 1e-12 * size;
     // The columns of X, and with them θ, may be of very different scale: the predicted decrease has
     // none. (f of a callable may be zero at its minimum.)
-    const bool small = moved <= 1e-6 * size &&
-                       (at->hess().sampled() == nullptr || -slope <= 1e-11 * std::abs(at->fun()));
-    if (length == 1.0 && small && solved) return finish(train_status::converged);
-    if (-slope <= noise && progress > 0.5) return finish(train_status::converged);
+    const bool small = moved <= 1e-6 * size && (at->hess().sampled() == nullptr ||
+                                                -slope <= 1e-11 * std::abs(at->fun()) || rounded());
+    if (length == 1.0 && small && solved && minimum()) return finish(train_status::converged);
+    if (-slope <= noise && progress > 0.5) return stalled(minimum());
   }
 }
 

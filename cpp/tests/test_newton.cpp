@@ -130,6 +130,27 @@ TEST_CASE("least squares takes a step or two") {
       }
 }
 
+TEST_CASE("a y that the model explains, so that f is zero but for rounding") {
+  data d("squared");
+  for (const double mean : {0.1, 3.0, 1e9}) {
+    d.y.assign(d.y.size(), mean);
+    const auto f = d.model("squared", true);
+    for (const bool direct : {true, false})
+      for (const double tol : {0.0, 1e-300}) {
+        CAPTURE(mean);
+        CAPTURE(direct);
+        CAPTURE(tol);
+        const trained t = train(*f, std::vector<double>(7), d.lam, {tol, 200, by(direct)});
+        CHECK(t.report.iterations <= 20);
+        if (tol == 0.0) CHECK(t.report.status == train_status::converged);
+        for (index j = 0; j < 7; ++j)
+          CHECK(std::abs(t.theta[j] - (j == 6 ? mean : 0.0)) <= 1e-14 * mean);
+        const trained again = train(*f, t.theta, d.lam, {tol, 200, by(direct)});
+        CHECK(again.report.iterations <= 20);
+      }
+  }
+}
+
 TEST_CASE("logistic models reach stationarity from near and far") {
   const data d("logistic");
   for (const bool intercept : {false, true})

@@ -105,7 +105,9 @@ class Answer:
         bound = math.inf
         if not final or why == "terms":
             rest = self.residual * self.point.b_norm
-            bound = self.point.error_bound(self.q, rest, self.factored)
+            # To prove H's curvature takes a factorisation of its own.
+            factored = self.factored if self.options.bound or not error <= allowed else None
+            bound = self.point.error_bound(self.q, rest, factored)
         if not final:
             error = min(error, bound) if error == error else bound
             if error <= allowed < math.inf:

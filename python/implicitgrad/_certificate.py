@@ -225,14 +225,28 @@ def screen(
             done = _settled(point, linear, goal, point.inner_limit(linear.q, least, reached), 0)
             if done is not None:
                 return done
-    if done is None and solver.strong:
-        # As good as H⁻¹∇f to tell that θ has converged; and with rounding in ∇f on the way, what that
-        # does shows at the same point.
-        s = solver.precondition(point.gradient + EPS * gradient_noise(point))
-        if converged(s, point.theta, solver):
-            there = problem.beside(point.theta - s, lam)
-            done = screen_step(point, there, linear, s, goal, solver, noisy=True)
-    return done
+    if done is not None or not solver.strong:
+        return done
+    # The preconditioner is as good as H⁻¹ to tell what both come to.
+    s = solver.precondition(point.gradient + EPS * gradient_noise(point))
+    return screen_noise(problem, lam, point, linear, s, goal, solver)
+
+
+def screen_noise(
+    problem: Any,
+    lam: np.ndarray,
+    point: Any,
+    linear: Linear,
+    s: np.ndarray,
+    goal: Goal,
+    solver: Any,
+) -> Certified | None:
+    """The same for a θ that has converged, by s ≈ H⁻¹(∇θf + δ) with noise δ of the size of rounding in
+    ∇θf: what both do to the answer shows at the one point θ − s."""
+    if not converged(s, point.theta, solver):
+        return None
+    there = problem.beside(point.theta - s, lam)
+    return screen_step(point, there, linear, s, goal, solver, noisy=True)
 
 
 def screen_step(

@@ -260,6 +260,9 @@ class Linearization:
     def cross_transpose_and_scale(self, q: ArrayLike, /) -> tuple[_Array, float]: ...
 
 class LinearModelLinearization(Linearization):
+    def cross_change(self, d: ArrayLike, q: ArrayLike) -> _Array: ...  # C(d)ᵀq, d by column
+    @property
+    def constant_curvature(self) -> bool: ...  # whether H does not depend on θ
     @property
     def values(self) -> _Array: ...  # the data term's, one a model
     @property

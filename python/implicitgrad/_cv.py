@@ -143,6 +143,13 @@ class Folds:
             and 40 * n_folds * q * q <= MOST_GRAM_BYTES
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"handle": None, "_grams": None}  # both are made of X
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.handle, self.X, _ = _arrays.matrix(self.X, self.n_threads)
+
     def _check_folds(self) -> None:
         for k, (train, test) in enumerate(self.counts):
             for count, what in ((train, "training"), (test, "validation")):
@@ -266,6 +273,10 @@ class FoldedModel(LinearModel):
         # Rows that are left out in several folds are still the same rows.
         seen = sum(counts[part] for counts in folds.counts) * folds.weights
         self.n_outer = effective_rows(np.where(seen > 0, folds.weights, 0.0))
+        self._made_of = folds, part, penalty, target
+
+    def __reduce__(self) -> Any:
+        return FoldedModel, self._made_of
 
     def unravel(self, theta: Any) -> np.ndarray:
         """θ as a view of shape (n_folds, p [+ 1]), or (n_folds, n_targets, p [+ 1]) where y has

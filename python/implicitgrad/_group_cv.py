@@ -8,19 +8,13 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import OptimizeResult
-
-try:
-    from sklearn import get_config
-    from sklearn.base import BaseEstimator
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.model_selection import check_cv
-    from sklearn.utils.extmath import safe_sparse_dot
-    from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
-    from sklearn.utils.validation import check_is_fitted, validate_data
-except ImportError as error:
-    raise ImportError(
-        "implicitgrad.sklearn needs scikit-learn >= 1.6: pip install 'implicitgrad[sklearn]'"
-    ) from error
+from sklearn import get_config
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import check_cv
+from sklearn.utils.extmath import safe_sparse_dot
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from . import _arrays, _search
 from ._callback import takes_intermediate_result
@@ -45,7 +39,8 @@ class GroupCV(BaseEstimator):
         cv: Any = 5,
         fit_intercept: bool = True,
         log_alpha_bounds: tuple[float, float] = (-10.0, 10.0),
-        method: str = "L-BFGS-B",
+        below_shared: float | None = 1.0,
+        method: str = "auto",
         tol: float = 1e-6,
         max_iter: int = 1000,
         n_threads: int | None = None,
@@ -56,6 +51,7 @@ class GroupCV(BaseEstimator):
         self.cv = cv
         self.fit_intercept = fit_intercept
         self.log_alpha_bounds = log_alpha_bounds
+        self.below_shared = below_shared
         self.method = method
         self.tol = tol
         self.max_iter = max_iter
@@ -87,7 +83,9 @@ class GroupCV(BaseEstimator):
         _arrays.number(self.tol, "tol", positive=True)
         _arrays.integer(self.max_iter, "max_iter", least=1)
         known = self.method.lower() if isinstance(self.method, str) else self.method
-        _arrays.choice(known, "method", KEEP_TO_BOUNDS)
+        _arrays.choice(known, "method", ("auto", *KEEP_TO_BOUNDS))
+        if self.below_shared is not None:
+            _arrays.number(self.below_shared, "below_shared", nonnegative=True)
         if self.callback is not None and not callable(self.callback):
             raise TypeError(f"callback must be callable or None, found {self.callback!r}")
         try:
@@ -165,6 +163,7 @@ class GroupCV(BaseEstimator):
                     np.bincount(labels, curvature) / np.bincount(labels),
                     null_loss,
                     (float(self.log_alpha_bounds[0]), float(self.log_alpha_bounds[1])),
+                    below_shared=self.below_shared,
                     method=self.method,
                     tol=self.tol,
                     max_iter=self.max_iter,

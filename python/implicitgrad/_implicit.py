@@ -17,15 +17,18 @@ from ._certificate import (
     Goal,
     certify,
     columns,
+    converged,
     correction_rtol,
     linear_part,
     refine,
     screen,
+    screen_noise,
     screen_step,
 )
 from ._core import norm
 from ._problem import Problem, tolerance
 from ._result import ImplicitGradResult
+from ._rounding import EPS, NOISE_RTOL, gradient_noise
 from .linearization import NativeLinearization
 
 # Of the training that polishes a θ which Newton's bare step does not improve.
@@ -88,6 +91,9 @@ def implicit_grad(
             number of terms; True pays for it there as well. False solves H q = ∇θg to a residual
             that suits tol and does no more: error and error_bound are inf, theta is not polished,
             and status is 1, without a warning.
+        bound : bool, default True
+            Whether `error_bound` may cost a second factorisation of H where there was a first; without
+            it a bound is proven only where that is free, or where success depends on it.
         damping : float, default 0
             Solve (H + damping · I) q = ∇θg; the bias is counted in the error.
         curvature : {"exact", "gauss_newton"}
@@ -283,11 +289,28 @@ def _solve(
             if done is not None:
                 return answer.certified(done, None)
         accuracy = correction_rtol(checker.worst_condition(point.F), solution.condition)
-        found = checker.solve(point.hess, point.gradient, [accuracy])
+        wanted, rtols = point.gradient, [accuracy]
+        closely = (
+            (checker is solver and not checker.strong)
+            and point.terms[0] is not None
+            and converged(checker.precondition(point.gradient), theta, checker)
+        )
+        if closely:  # in the same passes: what q misses, and what rounding in ∇θf comes to
+            residual = point.b - point.hess.apply(q)
+            answer.nhev += 1
+            wanted = np.stack([point.gradient, residual, gradient_noise(point)]).T
+            rtols = [accuracy, accuracy, NOISE_RTOL]
+        found = checker.solve(point.hess, wanted, rtols)
         answer.count(found)
         if found.status in ("negative_curvature", "singular", "non_finite"):
             return answer.fail(found.status)
         s = found.x
+        if closely:
+            s, dq, d = found.x.T
+            linear.error = norm(point.carried(dq))
+            done = screen_noise(problem, lam, point, linear, s + EPS * d, answer.goal, checker)
+            if done is not None:
+                return answer.certified(done, None)
         if checker is solver:
             there = problem.beside(theta - s, lam)
             done = screen_step(point, there, linear, s, answer.goal, checker)

@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from . import _arrays
 from ._core import norm
 from ._loo_algebra import Dual, Primal, Rows
 from .linearization import EXACT, Linearization, Noise
@@ -138,7 +137,7 @@ def leave_one_out(
         "n_threads": n_threads,
     }
     f = objective(X, y, penalty=penalty, **shared)
-    return f, LeaveOneOut(f, objective(f.X, f.y, **shared), sample_weight)
+    return f, LeaveOneOut(f, objective(f.X, f.y, **shared))
 
 
 class LeaveOneOut:
@@ -150,14 +149,13 @@ class LeaveOneOut:
         Those of f.
     """
 
-    def __init__(self, f: LinearModel, data: LinearModel, sample_weight: Any):
+    def __init__(self, f: LinearModel, data: LinearModel):
         self._f, self._data = f, data  # with and without the penalty
         self.n_theta, self.n_lam, self.n_threads = f.n_theta, f.n_lam, f.n_threads
         self.n_outer = data.n_outer
         self._at = _LOSSES[f._loss]
         self._constant = f._loss == "squared"  # whether ℓ'' depends on nothing
-        n = f.X.shape[0]
-        w = _arrays.weights(sample_weight, n)
+        n, w = f.X.shape[0], f._weights
         kept = np.flatnonzero(w) if w.size else np.arange(n)
         # Rows of weight zero are in no model and in no sum.
         self._rows = Rows(f.X, f.fit_intercept, None if kept.size == n else kept)
@@ -169,6 +167,9 @@ class LeaveOneOut:
         self._primal = Primal(self._rows, data, self._constant)
         self._dual = Dual(self._rows)
         self._memory = threading.local()
+
+    def __reduce__(self) -> Any:
+        return LeaveOneOut, (self._f, self._data)
 
     def linearize(self, theta: Any, lam: Any = None) -> LeaveOneOutLinearization:
         """Value and both gradients at (θ, λ), from one factorisation.

@@ -78,12 +78,19 @@ class Cholesky:
     def solve(
         self, hess: Any, b: np.ndarray, rtol: list[float], x0: np.ndarray | None = None
     ) -> Solution:
+        found = self.refined(hess, b, rtol, x0)
+        verdict = self._factor.verdict
+        if found.status != "non_finite" and verdict != "positive":
+            found.status = "singular" if verdict == "singular" else "negative_curvature"
+        found.curvature = self._factor.curvature_min, self._factor.curvature_max
+        return found
+
+    def refined(
+        self, hess: Any, b: np.ndarray, rtol: list[float], x0: np.ndarray | None = None
+    ) -> Solution:
+        """`solve` without a look at H's eigenvalues, which costs as much as some ten solves."""
         x, report, _ = _core.cg(hess, b, rtol, self._factor, x0, 100, self.monitor)
-        status, verdict = report.status, self._factor.verdict
-        low, high = self._factor.curvature_min, self._factor.curvature_max
-        if report.status != "non_finite" and verdict != "positive":
-            status = "singular" if verdict == "singular" else "negative_curvature"
-        return Solution(x, status, report.residual, report.iterations, report.products, (low, high))
+        return Solution(x, report.status, report.residual, report.iterations, report.products, None)
 
 
 @dataclass

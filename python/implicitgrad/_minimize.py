@@ -16,8 +16,9 @@ from ._alternating import alternating
 from ._first_order import descend
 from ._inexact import inexact
 from ._outer import GTOL, HyperObjective, failed_at_start
-from ._overfit import ThirdSet, warn_of_few_rows
+from ._overfit import warn_of_few_rows
 from ._rules import Adam, Descent
+from ._third_set import ThirdSet
 from ._watch import Watch
 
 OWN: dict[str, Callable[..., OptimizeResult]] = {

@@ -20,7 +20,7 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     **dict.fromkeys(("maxiter", "rank", "terms"), partial(_arrays.integer, least=1)),
     **dict.fromkeys(("atol", "damping"), partial(_arrays.number, nonnegative=True)),
     "step_size": partial(_arrays.number, positive=True),
-    **dict.fromkeys(("polish", "certify", "warn"), _arrays.boolean),
+    **dict.fromkeys(("polish", "certify", "bound", "warn"), _arrays.boolean),
 }
 
 
@@ -39,6 +39,7 @@ class Options:
     atol: float | None = None
     polish: bool = True
     certify: bool | None = None
+    bound: bool = True
     damping: float = 0.0
     curvature: str = "exact"
     preconditioner: Any = "auto"
@@ -55,7 +56,7 @@ class Options:
             if value is not None:
                 object.__setattr__(self, name, validate(value, name))
         _arrays.choice(self.curvature, "curvature", CURVATURES)
-        for name in ("damping", "polish", "warn"):
+        for name in ("bound", "damping", "polish", "warn"):
             if getattr(self, name) is None:
                 raise TypeError(f"{name} must not be None")
         if self.stop is not None and not callable(self.stop):

@@ -30,7 +30,8 @@ class HyperObjective:
         Start of the first training; zeros by default.
     method, tol, options
         As for `implicit_grad`. ``options["atol"]`` defaults to a tenth of `gtol`: at λ⋆ the
-        gradient vanishes, and no relative accuracy could be asked of it.
+        gradient vanishes, and no relative accuracy could be asked of it. ``options["bound"]``
+        defaults to False.
     train_tol : float, optional
         Tolerance of `train`.
     gtol : float, default 1e-5
@@ -85,6 +86,8 @@ class HyperObjective:
             None if train_tol is None else _arrays.number(train_tol, "train_tol", positive=True)
         )
         parsed = _options.parse(options)
+        if not options or "bound" not in options:
+            parsed = replace(parsed, bound=False)
         if parsed.atol is None:
             parsed = replace(parsed, atol=0.1 * _arrays.number(gtol, "gtol", positive=True))
         self._options = parsed
@@ -104,6 +107,13 @@ class HyperObjective:
         self.training: OptimizeResult | None = None
         self._adjoint: np.ndarray | None = None
         self._lam: np.ndarray | None = None
+        self._kept = _core.KeptPreconditioner("auto", 0, lasting=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_kept": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
         self._kept = _core.KeptPreconditioner("auto", 0, lasting=True)
 
     def __call__(self, lam: Any) -> tuple[float, np.ndarray]:

@@ -22,6 +22,7 @@ from .linearization import NativeLinearization
 EPS = float(np.finfo(np.float64).eps)
 GOLDEN = (math.sqrt(5) - 1) / 2
 WELL_CONDITIONED = 1e4
+NOISE_RTOL = 0.1  # of what noise comes to, as its size is all that is known of it
 MINOR = 1e-4  # a share of what is allowed that need be known from above only
 
 
@@ -73,7 +74,7 @@ def left_by_rounding(
         return found, 0
     nhev = 0
     if d is None:
-        solution = solver.solve(point.hess, noise[:, 1], [0.1])
+        solution = solver.solve(point.hess, noise[:, 1], [NOISE_RTOL])
         d, nhev = solution.x, solution.nhev
     further, products = _moved(problem, lam, point, q, solver, d)
     return found + further, nhev + products
@@ -102,7 +103,7 @@ def _moved(
     if solver.name == "cholesky":
         dq, nhev = solver.apply_inverse(rho), 2
     else:
-        solution = solver.solve(point.hess, rho, [0.1])
+        solution = solver.solve(point.hess, rho, [NOISE_RTOL])
         dq, nhev = solution.x, 2 + solution.nhev
     change = norm(there.value(q + dq) - point.value(q)) * (EPS / t)
     return (change if math.isfinite(change) else math.inf), nhev

@@ -13,34 +13,37 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import Bounds, OptimizeResult
+from scipy.special import expit
 
 from . import _arrays, _core
 from ._minimize import minimize
 from ._outer import HyperObjective
 from ._result import ImplicitGradWarning
+from ._second_order import SecondOrder
 from .linearization import Linearization
+from .solvers import Cholesky
 
 # Losses far below this share of the null model's are not told apart.
 FLOOR = 1e-4
 # What moving every λ by 1 away from the start costs, doubled: a share of the loss.
 PULL = 1e-5
-# The most hyperparameters, those at their bounds apart, for which Newton's method ends the search.
-MOST_POLISHED = 50
-# The projected gradient at which it takes over.
+# Up to so many hyperparameters, those at their bounds apart, are Newton's: with a factor of H at hand,
+# and without one.
+MOST_FOR_NEWTON = {True: 200, False: 20}
+# The projected gradient at which it takes over from another method.
 EARLY = 1e-2
 # A change of the objective that rounding may account for.
 SMALL = 1e-10
-# Of the differences that Newton's method takes the Hessian from; their error is of the order of its
-# square.
-STEP = 1e-3
-MOST_HESSIANS = 100
 # Newton's method ends with a step this short, or where gradients this small contract no more.
 SETTLED, NOISE = 1e-8, 1e-12
-# The longest step of Newton's method, in any λ.
+# The longest step of Newton's method in any λ.
 LONGEST = 4.0
-# Above the scale, log strengths that a search starts from: features that are as good as switched off,
-# or not penalised, hide from the gradient what changing that would bring.
-STARTS = -4.0, 2.0
+# Shared strengths are tried from here, this far apart.
+MIDDLE, APART = -2.0, 4.0
+# The search starts a little above the best shared strength, from where features that matter tell
+# themselves apart, but within these of the scale: features that are as good as switched off, or not
+# penalised, hide from the gradient what changing that would bring.
+ABOVE, STARTS = 1.0, (-4.0, 2.0)
 # Unless shared strengths leave only this share of the null model's loss: without noise, hardly
 # penalised is where to look.
 WITHOUT_NOISE = 1e-5
@@ -85,13 +88,8 @@ class RelativeLoss:
         self.g, self.floor, self.start = g, floor, start
         self.n_theta, self.n_lam = g.n_theta, start.size
 
-    def linearize(self, theta: np.ndarray, lam: np.ndarray) -> Linearization:
-        at = self.g._linearize(theta, lam)
-        loss, away = at.fun + self.floor, lam - self.start
-        # The theorem asks for no second derivatives of the outer objective.
-        return Linearization(
-            math.log(loss) + self.pull(lam), at.jac / loss, PULL / away.size * away, None, None
-        )
+    def linearize(self, theta: np.ndarray, lam: np.ndarray) -> RelativeLossAt:
+        return RelativeLossAt(self, self.g._linearize(theta, lam), lam)
 
     def pull(self, lam: np.ndarray) -> float:
         return 0.5 * PULL * float(np.mean((lam - self.start) ** 2))
@@ -101,6 +99,23 @@ class RelativeLoss:
         return math.exp(fun - self.pull(lam)) - self.floor
 
 
+class RelativeLossAt(Linearization):
+    """A `RelativeLoss` at one (θ, λ), to second order."""
+
+    def __init__(self, outer: RelativeLoss, at: Any, lam: np.ndarray):
+        loss, away = at.fun + outer.floor, lam - outer.start
+        super().__init__(
+            math.log(loss) + outer.pull(lam), at.jac / loss, PULL / lam.size * away, self, None
+        )
+        self.hess_lam = PULL / lam.size * np.eye(lam.size)
+        self._at, self._loss = at, loss
+
+    def __matmul__(self, v: np.ndarray) -> np.ndarray:
+        """The Hessian in θ, times v: ∇²log g = ∇²g / g − ∇log g ∇log gᵀ."""
+        along = self.jac @ v
+        return self._at._core.hess.apply(v) / self._loss - np.multiply.outer(self.jac, along)
+
+
 def search(
     f: Any,
     g: Any,
@@ -108,6 +123,7 @@ def search(
     null_loss: float,
     bounds: tuple[float, float],
     *,
+    below_shared: float | None,
     method: str,
     tol: float,
     max_iter: int,
@@ -124,8 +140,10 @@ def search(
         The loss of a model without features.
     bounds : (float, float)
         Of λ − log scale.
+    below_shared : float or None
+        How far below the best that is the same for all λ − log scale may be; None: to its bound.
     method, tol, max_iter
-        Of `minimize`; tol is on the projected gradient of `RelativeLoss`.
+        "auto" or of `minimize`; tol is on the projected gradient of `RelativeLoss`.
     callback : callable, optional
         ``callback(intermediate_result)`` after each iteration; may raise StopIteration.
 
@@ -137,9 +155,11 @@ def search(
     """
     low, high = bounds
     offset = np.clip(np.log(scale), _arrays.LAM_MIN - low + 1, _arrays.LAM_MAX - high - 1)
-    limits = offset + low, offset + high
     floor = FLOOR * null_loss + float(np.finfo(float).tiny)
-    shared, least, spent = _best_shared(f, g, offset, low, high, floor)
+    shared, least, most, spent = _best_shared(f, g, offset, low, high, floor)
+    if below_shared is not None and offset.size > 1:
+        low = max(low, shared - below_shared)
+    limits = offset + low, offset + high
 
     def watch(intermediate_result: OptimizeResult) -> None:
         if callback is not None:
@@ -149,10 +169,10 @@ def search(
 
     first = shared
     if least - floor > WITHOUT_NOISE * null_loss:
-        first = min(max(shared, STARTS[0], low), STARTS[1], high)
+        first = float(np.clip(np.clip(shared + ABOVE, *STARTS), low, high))
     for start in dict.fromkeys((first, shared)):
         outer = RelativeLoss(g, floor, offset + start)
-        result = _descend(f, outer, limits, method, tol, max_iter, watch, spent)
+        result = _descend(f, outer, offset, limits, most, method, tol, max_iter, watch, spent)
         losses = g.values(result.theta)
         result.losses = losses
         result.fun = float(np.mean(losses.sum(axis=-1) if losses.ndim == 2 else losses))
@@ -163,61 +183,103 @@ def search(
 
 def _best_shared(
     f: Any, g: Any, offset: np.ndarray, low: float, high: float, floor: float
-) -> tuple[float, float, dict[str, int]]:
-    """Of the λ that are all the same above `offset`, from strong to weak: the best, what g + floor is
-    there, and what that took."""
-    h = HyperObjective(f, g)
-    shared = np.linspace(high, low, max(2, math.ceil((high - low) / 2)) + 1)
-    losses = np.array([h._value(offset + u) for u in shared]) + floor
+) -> tuple[float, float, int, dict[str, int]]:
+    """Of the λ that are all the same above `offset`: the best, what g + floor is there at most, how
+    many λ are for Newton's method, and what was spent. They are tried downhill until the slope turns;
+    the best lies on the cubic that has the values and slopes of two of them."""
+    h = HyperObjective(f, RelativeLoss(g, floor, offset))
+    values: dict[float, float] = {}
+    slopes: dict[float, float] = {}
+    most = 0
+
+    def seen(u: float) -> bool:
+        """Whether h falls towards stronger strengths at u."""
+        nonlocal most
+        at = SecondOrder(h, offset + u)
+        values[u], slopes[u] = at.fun, float(np.sum(at.jac))
+        most = MOST_FOR_NEWTON[isinstance(at.solver, Cholesky)]
+        return slopes[u] < 0
+
+    # From the middle of what is likely downhill, until the slope turns; then half way.
+    here = min(max(MIDDLE, low), high)
+    up = seen(here)
+    while low < here < high or here == MIDDLE:
+        last, here = here, min(max(here + (APART if up else -APART), low), high)
+        if here == last or seen(here) != up:
+            break
+    if slopes[here] * slopes[last] < 0:
+        seen(0.5 * (here + last))
     # Of losses that differ by rounding alone, the strongest: never by chance.
-    best = int(np.argmin(np.log(losses) + 1e-9 * np.arange(shared.size)))
-    return shared[best], losses[best], {"nit": 1, "nfev": shared.size, "nhev": h.nhev}
+    best = min(values, key=lambda u: values[u] - 1e-9 * u)
+    shared = best
+    across = [
+        u for u in values if slopes[u] * slopes[best] < 0 and (u > best) == (slopes[best] < 0)
+    ]
+    if across:
+        other = min(across, key=lambda u: abs(u - best))
+        shared = _cubic_minimum(*((u, values[u], slopes[u]) for u in (best, other)))
+    return shared, math.exp(values[best]), most, {"nit": 1, "nfev": h.nfev, "nhev": h.nhev}
+
+
+def _cubic_minimum(a: tuple[float, float, float], b: tuple[float, float, float]) -> float:
+    """Where the cubic is least that has these (place, value, slope), slopes of different signs
+    (Nocedal and Wright, Numerical Optimization, 2nd ed., equation 3.59)."""
+    (x, f, d), (y, g, e) = a, b
+    one = d + e - 3 * (f - g) / (x - y)
+    two = math.copysign(math.sqrt(one * one - d * e), y - x)
+    return y - (y - x) * (e + two - one) / (e - d + 2 * two)
 
 
 def _descend(
     f: Any,
     outer: RelativeLoss,
+    offset: np.ndarray,
     limits: tuple[np.ndarray, np.ndarray],
+    most: int,
     method: str,
     tol: float,
     max_iter: int,
     watch: Callable[[OptimizeResult], None],
     spent: dict[str, int],
 ) -> OptimizeResult:
-    """From outer.start to a minimum: first with `minimize`, then, where λ is short, with Newton's
-    method. Adds to `spent`."""
+    """From outer.start to a minimum: by `minimize` where λ is long or a method is named, and where no
+    more than `most` are free by Newton's method in the end. Adds to `spent`."""
     left = max(max_iter - spent["nit"], 1)
-    # A long search magnifies rounding from step to step, and may end in another valley for it. Newton's
-    # method, which contracts, takes over early where it can.
-    loose = max(tol, EARLY) if outer.n_lam <= MOST_POLISHED else tol
-    with warnings.catch_warnings():
-        # Whether a gradient was too inexact shows in the end.
-        warnings.simplefilter("ignore", ImplicitGradWarning)
-        result = minimize(
-            f,
-            outer,
-            outer.start,
-            method=method,
-            bounds=Bounds(*limits),
-            callback=watch,
-            tol=loose,
-            options=_options(method, left, loose),
-        )
-    _add(spent, result.nit, result)
-    if result.theta is None:
-        raise ValueError(
-            "X or y cannot be fitted where the search starts; are they scaled sensibly? "
-            + str(result.message)
-        )
-    lam, theta, message = result.x, result.theta, result.message
-    jac = result.hypergradient.grad
-    status = 99 if result.status == 99 else 1 if result.nit >= left else 2
-    if status not in (1, 99) and np.sum(_free(lam, jac, limits)) <= MOST_POLISHED:
+    few = outer.n_lam <= most
+    lam, theta, status, message = outer.start, None, 2, ""
+    if not few or method.lower() != "auto":
+        # A long search magnifies rounding from step to step, and may end in another valley for it.
+        # Newton's method, which contracts, takes over early where it can.
+        loose = max(tol, EARLY) if few else tol
+        way = "inexact" if method.lower() == "auto" else method
+        with warnings.catch_warnings():
+            # Whether a gradient was too inexact shows in the end.
+            warnings.simplefilter("ignore", ImplicitGradWarning)
+            result = minimize(
+                f,
+                outer,
+                outer.start,
+                method=way,
+                bounds=Bounds(*limits),
+                callback=watch,
+                tol=loose,
+                options=_options(way, left, loose),
+            )
+        _add(spent, result.nit, result)
+        if result.theta is None:
+            raise ValueError(UNFIT + str(result.message))
+        lam, theta, message = result.x, result.theta, str(result.message)
+        jac, left = result.hypergradient.grad, left - result.nit
+        status = 99 if result.status == 99 else 1 if left <= 0 else 2
+        few = int(np.sum(_free(lam, jac, limits))) <= most
+    if few and status == 2:
         # As accurate as rounding lets it be.
         options = {"atol": 1e-14, "warn": False}
         h = HyperObjective(f, outer, theta0=theta, tol=1e-10, options=options)
-        lam, steps, ended = _newton(h, lam, limits, left - result.nit, watch)
+        lam, steps, ended = _newton(h, lam, offset, limits, most, left, watch)
         jac, theta, message = h(lam)[1], h.theta, f"Newton's method took {steps} steps."
+        if theta is None:
+            raise ValueError(UNFIT + (h.training.message if h.training else ""))
         if ended == 1:
             status, message = 1, "The iteration limit was reached."
         elif ended == 99:
@@ -229,6 +291,9 @@ def _descend(
     return OptimizeResult(
         x=lam, jac=jac, theta=theta, success=success, status=status, message=message
     )
+
+
+UNFIT = "X or y cannot be fitted where the search starts; are they scaled sensibly? "
 
 
 def _add(spent: dict[str, int], nit: int, other: Any) -> None:
@@ -249,52 +314,68 @@ def _options(method: str, max_iter: int, tol: float) -> dict[str, Any]:
 def _newton(
     h: HyperObjective,
     lam: np.ndarray,
+    offset: np.ndarray,
     limits: tuple[np.ndarray, np.ndarray],
+    most: int,
     most_steps: int,
     watch: Callable[[OptimizeResult], None],
 ) -> tuple[np.ndarray, int, int]:
     """λ after Newton's method, projected to the bounds, the number of its steps, and a status: 1 where
     that is the most allowed, 99 where `watch` stopped it, or 0.
 
+    Its variable is k = 1 / (1 + e^u), u = λ − offset: what is left of a coefficient that has its
+    feature to itself. In k the loss of such features is a parabola, while in λ it levels out on both
+    sides, where Newton's method would creep. With d the step in u that k + k' d is to first order, d
+    solves (∇²h + diag((1 − 2k) ∇h)) d = −∇h; a matrix that is indefinite is replaced by its absolute
+    value.
+
     A line search by values stops where their changes drown in rounding, which leaves λ uncertain by
-    the square root of that. Here the gradient decides in the end. The Hessian comes from central
-    differences, two gradients for each λ that is free to move, and serves while steps contract. An
-    indefinite one is replaced by its absolute value.
+    the square root of that. Here the gradient decides in the end.
     """
-    fun, jac = h(lam)
-    size, steps = _size(lam, jac, limits), 0
-    for _ in range(MOST_HESSIANS):
+    here = SecondOrder(h, lam)
+    steps = 0
+    while math.isfinite(here.fun):
+        jac, size = here.jac, _size(lam, here.jac, limits)
         free = np.flatnonzero(_free(lam, jac, limits))
-        if free.size == 0 or free.size > MOST_POLISHED:
+        if size == 0 or not 0 < free.size <= most:
             break
-        values, vectors = np.linalg.eigh(_hessian(h, lam, free))
-        inverse = 1 / np.maximum(np.abs(values), PULL / lam.size)
-        rate = 0.0
-        while rate <= 0.1 and size > 0:
-            step = np.zeros_like(lam)
-            step[free] = -vectors @ (inverse * (vectors.T @ jac[free]))
-            step *= min(1.0, LONGEST / np.max(np.abs(step)))
-            for _ in range(10):
-                trial = np.clip(lam + step, *limits)
-                value, slope = h(trial)
-                left = _size(trial, slope, limits)
-                if value < fun - SMALL or (value < fun + SMALL and left < size):
-                    break
-                step *= 0.25
-            else:
-                return lam, steps, 0
-            moved = np.max(np.abs(trial - lam))
-            lam, fun, jac, rate, size = trial, value, slope, left / size, left
-            steps += 1
-            try:
-                watch(OptimizeResult(x=lam, fun=fun, nit=steps))
-            except StopIteration:
-                return lam, steps, 99
-            if moved <= SETTLED or (size <= NOISE and rate > 0.1):
-                return lam, steps, 0
-            if steps == most_steps:
-                return lam, steps, 1
+        k = expit(offset - lam)
+        hess = here.hess(free) + np.diag(((1 - 2 * k) * jac)[free])
+        if not np.isfinite(hess).all():
+            break
+        values, vectors = np.linalg.eigh(hess)
+        along = vectors.T @ jac[free] / np.maximum(np.abs(values), PULL / lam.size)
+        d = np.zeros_like(lam)
+        d[free] = -vectors @ along
+        for _ in range(10):
+            trial = np.clip(lam + _in_log_odds(k, d), *limits)
+            there = SecondOrder(h, trial)
+            left = _size(trial, there.jac, limits) if math.isfinite(there.fun) else math.inf
+            if there.fun < here.fun - SMALL or (there.fun < here.fun + SMALL and left < size):
+                break
+            d *= 0.25
+        else:
+            break
+        moved = np.max(np.abs(trial - lam))
+        lam, here = trial, there
+        steps += 1
+        try:
+            watch(OptimizeResult(x=lam, fun=here.fun, nit=steps))
+        except StopIteration:
+            return lam, steps, 99
+        if moved <= SETTLED or (left <= NOISE and left > 0.1 * size):
+            break
+        if steps == most_steps:
+            return lam, steps, 1
     return lam, steps, 0
+
+
+def _in_log_odds(k: np.ndarray, d: np.ndarray) -> np.ndarray:
+    """The change of u, at most LONGEST, that takes k to k + k' d, k' = −k (1 − k): of both k and 1 − k
+    the ratio to what it was is known without cancellation."""
+    most = math.exp(LONGEST)
+    less, more = (np.clip(1 + s * d, 1 / most, most) for s in (-(1 - k), k))
+    return np.clip(np.log(more / less), -LONGEST, LONGEST)
 
 
 def _free(lam: np.ndarray, jac: np.ndarray, limits: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
@@ -306,12 +387,3 @@ def _free(lam: np.ndarray, jac: np.ndarray, limits: tuple[np.ndarray, np.ndarray
 def _size(lam: np.ndarray, jac: np.ndarray, limits: tuple[np.ndarray, np.ndarray]) -> float:
     """The largest entry of the projected gradient."""
     return float(np.max(np.abs(lam - np.clip(lam - jac, *limits))))
-
-
-def _hessian(h: HyperObjective, lam: np.ndarray, free: np.ndarray) -> np.ndarray:
-    hess = np.empty((free.size, free.size))
-    for column, j in enumerate(free):
-        step = np.zeros_like(lam)
-        step[j] = STEP
-        hess[:, column] = (h(lam + step)[1] - h(lam - step)[1])[free] / (2 * STEP)
-    return 0.5 * (hess + hess.T)

@@ -40,8 +40,8 @@ def train(
         f knows its n_theta.
     tol : float, optional
         Stop at ‖∇θf‖_∞ ≤ tol. By default training goes on until a Newton step changes θ by less
-        than a relative 1e-6, after which its error is about the square of that: tight enough for
-        `implicit_grad` with default settings.
+        than a relative 1e-6, after which its error is about the square of that, or rounding may be
+        all that is left of the gradient: tight enough for `implicit_grad` with default settings.
     maxiter : int, optional
         Limit on iterations: by default 200 of Newton's method, 2000 of L-BFGS, 1000 steps of the
         others.

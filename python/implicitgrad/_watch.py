@@ -10,7 +10,7 @@ from scipy.optimize import OptimizeResult
 
 from ._callback import takes_intermediate_result
 from ._outer import HyperObjective
-from ._overfit import ThirdSet
+from ._third_set import ThirdSet
 
 
 class Watch:

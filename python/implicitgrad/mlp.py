@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from functools import cache, cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -152,7 +152,7 @@ class MLP(NativeObjective):
         self.penalty = penalty
         if scipy.sparse.issparse(X):
             raise TypeError("X is sparse, which MLP does not take: pass X.toarray()")
-        self._handle, self.X, _ = _arrays.matrix(X, self.n_threads)
+        handle, self.X, _ = _arrays.matrix(X, self.n_threads)
         n, p = self.X.shape
         if loss == "softmax":
             self.y, outputs = _classes(y, n, n_classes)
@@ -161,34 +161,33 @@ class MLP(NativeObjective):
         else:
             self.y = _arrays.targets(y, n)
             outputs = 1 if self.y.ndim == 1 else self.y.shape[1]
-        if not self._handle.all_finite(self.n_threads):
+        if not handle.all_finite(self.n_threads):
             _arrays.check_finite(np.asarray(self.X, dtype=np.float64), "X")
         weights = _arrays.weights(sample_weight, n)
         self.n_outer = effective_rows(weights) if weights.size else float(n)
         # The c_i of the core: s_i / n.
         self._weights = weights / weights.sum() if weights.size else np.full(n, 1.0 / n)
         self.widths = (p, *self.hidden, outputs)
-        sizes = [a * b for a, b in zip(self.widths[:-1], self.widths[1:], strict=True)]
-        group, n_groups = (penalty or L2("none")).weight_groups(sizes)
-        use_blas()
-        self._architecture = _core.MlpArchitecture(
-            list(self.widths),
-            activation,
-            loss,
-            penalty.fixed if penalty else 0.0,
-            n_groups,
-            group,
-        )
-        self._build()
-
-    def _build(self) -> None:
         single = self.X.dtype == np.float32
         self._linearization = SingleLinearization if single else MLPLinearization
-        self._own(
-            _core.mlp(
-                self._architecture, self._handle, self.y.ravel(), self._weights, self.n_threads
+        self._own(self._build(handle))
+
+    _transient = ("_core", "_memory", "_architecture")
+
+    def _build(self, handle: Any) -> Any:
+        if "_architecture" not in vars(self):  # subsets of rows share one
+            use_blas()
+            sizes = [a * b for a, b in pairwise(self.widths)]
+            group, n_groups = (self.penalty or L2("none")).weight_groups(sizes)
+            self._architecture = _core.MlpArchitecture(
+                list(self.widths),
+                self.activation,
+                self.loss,
+                self.penalty.fixed if self.penalty else 0.0,
+                n_groups,
+                group,
             )
-        )
+        return _core.mlp(self._architecture, handle, self.y.ravel(), self._weights, self.n_threads)
 
     def rows(self, idx: Any) -> MLP:
         """The objective on some of the rows, for minibatches.
@@ -211,19 +210,19 @@ class MLP(NativeObjective):
         if rows.min() < -n or rows.max() >= n:
             bad = rows.min() if rows.min() < -n else rows.max()
             raise ValueError(f"idx names row {bad}, X has {n} rows")
-        part = copy.copy(self)
+        part = object.__new__(type(self))
+        vars(part).update(vars(self))
         part.X = np.ascontiguousarray(self.X[rows])
         part.y, part._weights = self.y[rows], self._weights[rows] * (n / rows.size)
         part.n_outer = effective_rows(part._weights) if part._weights.any() else 0.0
-        part._handle = _core.dense_matrix(part.X)
-        part._build()
+        part._own(part._build(_core.dense_matrix(part.X)))
         return part
 
     def unravel(self, theta: Any) -> list[tuple[np.ndarray, np.ndarray]]:
         """[(W, b), …] of the layers, W of shape (in, out) and b of shape (out,): views of θ."""
         theta = _arrays.vector(theta, self.n_theta, "theta", type(self).__name__)
         out, at = [], 0
-        for a, b in zip(self.widths[:-1], self.widths[1:], strict=True):
+        for a, b in pairwise(self.widths):
             end = at + a * b
             out.append((theta[at:end].reshape(a, b), theta[end : end + b]))
             at = end + b

@@ -26,6 +26,7 @@ class NativeObjective:
     n_theta: int
     n_lam: int
     X: Any
+    n_threads: int
     _core: Any
     _linearization = NativeLinearization
     _unchecked = False  # whether X may still hold NaN or infinity
@@ -34,6 +35,22 @@ class NativeObjective:
         self._core, self.n_theta, self.n_lam = core, core.n_theta, core.n_lam
         # The last linearisation, for each thread its own, so that threads do not disturb each other.
         self._memory = threading.local()
+
+    def _build(self, handle: Any) -> Any:
+        """The objective in the core, of X's handle there and what else has been validated."""
+        raise NotImplementedError
+
+    # Copies and pickles hold the data; the core's part is made of it anew, with the same numbers.
+
+    _transient: tuple[str, ...] = ("_core", "_memory")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k not in self._transient}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        handle, self.X, _ = _arrays.matrix(self.X, self.n_threads)
+        self._own(self._build(handle))
 
     def linearize(self, theta: Any, lam: Any = None) -> NativeLinearization:
         """Value, gradients and second derivatives at (θ, λ), in one pass over X.
@@ -147,23 +164,11 @@ class LinearModel(NativeObjective):
             raise TypeError(f"penalty must be an implicitgrad.L2 or None, found {penalty!r}")
         self.penalty = penalty
         handle, self.X, checked = _arrays.matrix(X, self.n_threads)
-        n_rows, n_features = self.X.shape
+        n_rows = self.X.shape[0]
         self.y = self._targets(y, n_rows)
-        weights = _arrays.weights(sample_weight, n_rows)
-        group, n_groups = (penalty or L2("none")).groups(n_features)
-        self._check_targets(n_groups)
-        core = _core.LinearModel(
-            handle,
-            self.y,
-            weights,
-            loss=self._loss,
-            fixed=penalty.fixed if penalty else 0.0,
-            n_groups=n_groups,
-            group=group,
-            intercept=self.fit_intercept,
-            n_threads=self.n_threads,
-        )
-        self._own(core)
+        self._weights = weights = _arrays.weights(sample_weight, n_rows)
+        self._own(self._build(handle))
+        self._check_targets(self.n_lam)
         # Over how many rows of equal weight it averages.
         self.n_outer = effective_rows(weights) if weights.size else float(n_rows)
         # A memmap is checked in the first pass over it, anything else now, while norms of its rows
@@ -171,6 +176,20 @@ class LinearModel(NativeObjective):
         self._unchecked = isinstance(X, np.memmap)
         if not (self._unchecked or self._core.smooth() or checked):
             _arrays.check_finite(self.X, "X")
+
+    def _build(self, handle: Any) -> Any:
+        group, n_groups = (self.penalty or L2("none")).groups(self.X.shape[1])
+        return _core.LinearModel(
+            handle,
+            self.y,
+            self._weights,
+            loss=self._loss,
+            fixed=self.penalty.fixed if self.penalty else 0.0,
+            n_groups=n_groups,
+            group=group,
+            intercept=self.fit_intercept,
+            n_threads=self.n_threads,
+        )
 
     _targets = staticmethod(_arrays.targets)
 

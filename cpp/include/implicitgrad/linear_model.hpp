@@ -93,6 +93,7 @@ class linear_model_linearization : public HyperLinearization, public sampled_hes
   double fun() const override { return fun_; }
   const std::vector<double>& jac() const override { return jac_; }
   const Operator& hess() const override { return hess_; }
+  double gradient_rounding() const override { return errors().gradient_rounding; }
   problem_shape shape() const override { return model_->data_->shape(); }
   std::unique_ptr<row_sketch> sketch(index rows, std::uint64_t seed) const override;
   std::vector<double> squares() const override { return model_->data_->mean_squares(*data_); }

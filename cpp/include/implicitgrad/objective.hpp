@@ -16,6 +16,9 @@ class Linearization {
   virtual const std::vector<double>& jac() const = 0;
   virtual const Operator& hess() const = 0;
 
+  /// A bound on the 2-norm of the rounding error in jac(); 0 where none is known.
+  virtual double gradient_rounding() const { return 0.0; }
+
   /// H as solvers see it: with curvature along directions in which f is constant, to which every
   /// gradient is orthogonal, so that solutions are those of minimum norm.
   virtual const Operator& system() const { return hess(); }

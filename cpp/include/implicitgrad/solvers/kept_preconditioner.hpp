@@ -77,8 +77,8 @@ class kept_preconditioner {
 
   const preconditioning kind_;
   const std::uint64_t seed_;
-  const bool lasting_;
   const index fixed_rows_;
+  const bool lasting_;
   mutable std::mutex mutex_;
   std::shared_ptr<const Operator> inverse_;  // in use
   std::vector<double> squares_;              // the diagonal of Xᵀ D X

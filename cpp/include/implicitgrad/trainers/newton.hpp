@@ -17,7 +17,7 @@ enum class train_method { automatic, direct, krylov };
 
 struct train_options {
   // Stop at ‖∇f‖_∞ ≤ tol. With tol = 0: go on until a Newton step changes θ by less than a relative
-  // 1e-6 (the error after it is its square) or rounding stops the descent.
+  // 1e-6 (the error after it is its square) or rounding may be all that is left of the gradient.
   double tol = 0.0;
   index maxiter = 200;
   train_method method = train_method::automatic;

@@ -1,0 +1,217 @@
+"""Logistic regression with tuned penalties. Needs the extra ``sklearn``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from scipy.special import expit, log_expit
+from sklearn.base import ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import validate_data
+
+from . import _arrays
+from ._group_cv import GroupCV
+from .objectives import Logistic
+
+
+class GroupLogisticRegressionCV(ClassifierMixin, GroupCV):
+    """Logistic regression of two classes with a penalty for each feature, or each group of features,
+    tuned by gradients of the cross-validated log loss.
+
+    Parameters
+    ----------
+    groups : {"feature", "all"} or array of labels, shape (p,), default "feature"
+        Which features share a penalty: none, all, or those with the same label (numbers or
+        strings).
+    cv : int, splitter, iterable or None, default 5
+        As in scikit-learn: a number of folds (None: 5), stratified by class, an object with
+        ``split``, or pairs of training and validation rows.
+    fit_intercept, log_alpha_bounds, below_shared, method, tol, max_iter, n_threads, progress, callback
+        As for `GroupRidgeCV`.
+
+    Attributes
+    ----------
+    classes_ : ndarray, shape (2,)
+        The labels. The model gives the odds of the second.
+    coef_ : ndarray, shape (1, p)
+        Of X's floating dtype.
+    intercept_ : ndarray, shape (1,)
+    alphas_ : ndarray, shape (n_groups,)
+        The penalties of the groups; see Notes.
+    C_ : ndarray, shape (n_groups,)
+        1 / alphas_.
+    cv_loss_ : ndarray, shape (n_folds,)
+        The mean log loss on the validation rows of each fold.
+    best_loss_ : float
+        What was minimised: the mean of `cv_loss_`.
+    lam_, groups_, feature_groups_, n_iter_, result_, n_features_in_, feature_names_in_
+        As for `GroupRidgeCV`.
+
+    Warns
+    -----
+    ConvergenceWarning
+        Where the search has not converged.
+
+    Notes
+    -----
+    The model minimises Σ_i w_i log(1 + exp(−y_i (x_iᵀθ + b))) + ½ Σ_j alpha_j θ_j², y_i ∈ {−1, 1},
+    which with a single alpha is scikit-learn's `LogisticRegression` with C = 1 / alpha. How the
+    penalties are found, and what to be careful about, is said at `GroupRidgeCV`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitgrad.sklearn import GroupLogisticRegressionCV
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((200, 4))
+    >>> y = np.where(X @ [3.0, 1.0, 0.0, 0.0] + rng.standard_normal(200) > 0, "yes", "no")
+    >>> model = GroupLogisticRegressionCV().fit(X, y)
+    >>> model.classes_.tolist(), model.alphas_.shape, model.predict_proba(X).shape
+    (['no', 'yes'], (4,), (200, 2))
+    """
+
+    _objective = Logistic
+
+    def __init__(
+        self,
+        groups: Any = "feature",
+        *,
+        cv: Any = 5,
+        fit_intercept: bool = True,
+        log_alpha_bounds: tuple[float, float] = (-10.0, 10.0),
+        below_shared: float | None = 1.0,
+        method: str = "auto",
+        tol: float = 1e-6,
+        max_iter: int = 1000,
+        n_threads: int | None = None,
+        progress: bool = False,
+        callback: Callable[..., Any] | None = None,
+    ):
+        super().__init__(
+            groups,
+            cv=cv,
+            fit_intercept=fit_intercept,
+            log_alpha_bounds=log_alpha_bounds,
+            below_shared=below_shared,
+            method=method,
+            tol=tol,
+            max_iter=max_iter,
+            n_threads=n_threads,
+            progress=progress,
+            callback=callback,
+        )
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = False
+        return tags
+
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None, **params: Any
+    ) -> GroupLogisticRegressionCV:
+        """Tune the penalties by cross-validation, then train on all rows.
+
+        Parameters
+        ----------
+        X : array, sparse array or data frame, shape (n, p)
+        y : array, shape (n,)
+            Labels of two classes.
+        sample_weight : array, shape (n,), optional
+            A weight of k counts as k copies of the row, in training and in validation.
+        **params
+            Passed to the splitter `cv` (``groups`` for `StratifiedGroupKFold`, say) where metadata
+            routing is enabled.
+
+        Returns
+        -------
+        self
+        """
+        self._check_params()
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            accept_sparse="csr",
+            dtype=(np.float64, np.float32),
+            ensure_min_samples=2,
+        )
+        check_classification_targets(y)
+        kind = type_of_target(y, input_name="y", raise_unknown=True)
+        if kind != "binary":
+            raise ValueError(
+                f"Only binary classification is supported. The type of the target is {kind}."
+            )
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        weights = _arrays.weights(sample_weight, X.shape[0])
+        seen = np.unique(labels[weights > 0] if weights.size else labels)
+        if seen.size < 2:
+            raise ValueError(
+                "y must hold two classes among the rows whose weight is not zero, found only one "
+                f"class: {self.classes_[seen[0]]!r}"
+            )
+        splits = self._splits(X, labels, sample_weight, params)
+        theta = self._tune(X, labels.astype(np.float64), sample_weight, splits)
+        self.C_ = 1 / self.alphas_
+        p = self.n_features_in_
+        self.coef_ = np.ascontiguousarray(theta[:, :p], dtype=X.dtype)
+        self.intercept_ = np.zeros(1, dtype=X.dtype)
+        if self.fit_intercept:
+            self.intercept_ = theta[:, p].astype(X.dtype)
+        return self
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Log odds of the second class.
+
+        Parameters
+        ----------
+        X : array, sparse array or data frame, shape (n, p)
+
+        Returns
+        -------
+        ndarray, shape (n,)
+        """
+        return self._linear(X)[:, 0]
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The likelier class of each row.
+
+        Parameters
+        ----------
+        X : array, sparse array or data frame, shape (n, p)
+
+        Returns
+        -------
+        ndarray, shape (n,)
+        """
+        second = self.decision_function(X) > 0
+        return self.classes_[second.astype(np.intp)]
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probabilities of the classes, in the order of `classes_`.
+
+        Parameters
+        ----------
+        X : array, sparse array or data frame, shape (n, p)
+
+        Returns
+        -------
+        ndarray, shape (n, 2)
+        """
+        odds = self.decision_function(X)
+        return expit(np.column_stack([-odds, odds]))
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Logarithms of `predict_proba`, exact where those are 0 or 1 to rounding.
+
+        Parameters
+        ----------
+        X : array, sparse array or data frame, shape (n, p)
+
+        Returns
+        -------
+        ndarray, shape (n, 2)
+        """
+        odds = self.decision_function(X)
+        return log_expit(np.column_stack([-odds, odds]))

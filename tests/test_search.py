@@ -1,0 +1,107 @@
+"""The search for the penalties of the estimators: where it may go, and where it ends."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+pytest.importorskip("sklearn", minversion="1.6")
+
+from sklearn.exceptions import ConvergenceWarning
+
+import implicitgrad as ig
+from estimator_data import KINDS, regression
+from implicitgrad.sklearn import GroupRidgeCV
+
+
+def test_the_hypergradient_vanishes_where_the_search_ends():
+    X, y = regression()
+    model = GroupRidgeCV().fit(X, y)
+    f, g = ig.cross_validated(
+        ig.LeastSquares, X, y - y.mean(), 5, penalty=ig.L2("feature"), fit_intercept=True
+    )
+    slope = ig.HyperObjective(f, g)(model.lam_)[1] / model.best_loss_
+    reach = np.log(model.alphas_ / len(y) / X.var(axis=0))
+    inside = np.abs(reach) < 9.99
+    assert inside.any()
+    # What is left is the weak pull, 1e-5 / p for each unit.
+    assert (np.abs(slope[inside]) < 20e-5 / X.shape[1]).all()
+
+
+@KINDS
+def test_too_few_iterations_warn(kind, data):
+    X, y = data()
+    with pytest.warns(ConvergenceWarning, match="not converged"):
+        model = kind(max_iter=2).fit(X, y)
+    assert model.result_.status == 1 and model.n_iter_ >= 1
+
+
+@pytest.mark.parametrize("method", ["TNC", "trust-constr"])
+def test_other_methods_end_at_the_same_penalties(method):
+    X, y = regression(60, 3, seed=2)
+    expected, model = GroupRidgeCV().fit(X, y), GroupRidgeCV(method=method).fit(X, y)
+    assert model.result_.success
+    assert_allclose(model.predict(X), expected.predict(X), rtol=1e-7)
+
+
+def test_features_that_do_not_matter_are_switched_off_whatever_the_noise():
+    X, _ = regression(100, 10)
+    y = 100 * X[:, 0] + np.random.default_rng(5).standard_normal(100)
+    model = GroupRidgeCV().fit(X, y)
+    shared = GroupRidgeCV("all").fit(X, y)
+    assert model.best_loss_ < 0.96 * shared.best_loss_
+    assert np.median(np.abs(model.coef_[1:])) < 0.2 * np.median(np.abs(shared.coef_[1:]))
+
+
+def reach(model, X):
+    """Log strengths above the scale of each feature."""
+    bend = 1.0 if isinstance(model, GroupRidgeCV) else 0.25
+    return model.lam_ - np.log(bend * X.var(axis=0))
+
+
+@pytest.mark.parametrize("below", [0.0, 1.0])
+@KINDS
+def test_no_strength_goes_far_below_the_best_that_all_share(kind, data, below):
+    X, y = data(100, 8)
+    X /= X.std(axis=0)
+    shared = reach(kind("all").fit(X, y), X[:, :1])[0]
+    free = reach(kind(below_shared=None).fit(X, y), X)
+    assert free.min() < shared - 1.6  # where there is no bound
+    kept = reach(kind(below_shared=below).fit(X, y), X)
+    # The best shared strength is that of a cubic between points 2 apart.
+    assert shared - below - 0.6 < kept.min() < shared - below + 0.6
+
+
+def test_a_single_penalty_is_free():
+    X, y = regression()
+    assert_allclose(
+        GroupRidgeCV("all", below_shared=0.0).fit(X, y).lam_, GroupRidgeCV("all").fit(X, y).lam_
+    )
+
+
+def test_one_feature_among_many_is_found():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((100, 30))
+    y = X[:, 3] + rng.standard_normal(100)
+    model = GroupRidgeCV().fit(X, y)
+    assert model.coef_[3] > 3 * np.abs(np.delete(model.coef_, 3)).max()
+    assert np.median(np.abs(model.coef_)) < 1e-3
+
+
+@KINDS
+def test_many_penalties_end_where_few_do(kind, data):
+    """60 strengths are for the inexact method; in groups of equal features, for Newton's."""
+    X, y = data(400, 60)
+    model = kind(tol=1e-5).fit(X, y)
+    assert model.result_.success
+    by_newton = kind(np.arange(60) // 2).fit(X, y)
+    assert by_newton.result_.message.startswith("Newton")
+    # More strengths can only fit better.
+    assert model.best_loss_ < by_newton.best_loss_ * (1 + 1e-4)
+
+
+@KINDS
+def test_other_methods_find_no_better_loss(kind, data):
+    X, y = data(150, 6)
+    found = kind().fit(X, y).best_loss_
+    for method in ("L-BFGS-B", "inexact"):
+        assert_allclose(kind(method=method).fit(X, y).best_loss_, found, rtol=1e-8)
