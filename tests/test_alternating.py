@@ -8,6 +8,7 @@ import implicitgrad as ig
 import reference
 from cases import MLP_BY_NAME
 from reference import assert_near
+from test_outer import inner, outer
 
 BOUNDS = [(-6.0, 3.0)]
 
@@ -229,12 +230,12 @@ def test_a_decay_for_each_weight_of_a_network():
     f, g = network()
     lam0 = np.full(f.n_lam, -5.0)
     before = g.fun(ig.train(f, lam0).x)
-    res = alternate(
-        *(f, g, lam0), inner_learning_rate=0.02, inner_steps=10, maxiter=60, check_every=20
-    )
+    # θ keeps up with λ: fewer steps leave it on the way to one of many minima.
+    given = {"inner_learning_rate": 0.02, "inner_steps": 50, "warmup": 500, "terms": 100}
+    res = alternate(f, g, lam0, maxiter=60, check_every=20, **given)
     assert res.status == 1 and not res.success
-    assert res.fun < 0.8 * before and g.fun(res.loop_theta) < 0.8 * before
-    assert any(c.success for c in res.checks)
+    assert res.fun < 0.6 * before and g.fun(res.loop_theta) < 0.6 * before
+    assert all(c.success and c.cosine > 0 for c in res.checks)
     assert all(np.isfinite([c.cosine, c.ratio, c.difference]).all() for c in res.checks)
 
 
@@ -382,3 +383,12 @@ def test_a_watched_loop_that_converges_says_so():
         res.success and res.status == 0 and not res.stopped_early and "within gtol" in res.message
     )
     assert res.watch_fun == res.watch_values.min() and len(seen) == res.nit
+
+
+def test_plain_functions_alternate_too():
+    res = ig.minimize(
+        *(inner, outer, np.zeros(1), np.zeros(1)),
+        method="alternating",
+        options={"inner_method": "sgd", "inner_learning_rate": 0.3, "check_every": 50},
+    )
+    assert res.success and abs(res.x[0] - 1.5) <= 1e-5 and abs(res.loop_theta[0] - 1.5) <= 1e-4
