@@ -12,7 +12,7 @@ from scipy.optimize import Bounds, OptimizeResult
 from . import _arrays, _descent, _implicit, _options, _train, solvers
 from ._core import norm
 from ._first_order import largest, projected
-from ._outer import HyperObjective, failed_at_start, out_of_range
+from ._outer import HyperObjective, failed_at_start
 from ._result import ImplicitGradResult
 from ._rules import Adam, Descent, refuse_unknown
 from ._watch import Watch
@@ -68,7 +68,7 @@ def alternating(
     while nit < maxiter:
         following = np.clip(lam - rule.step(quick.grad), low, high)
         found = None
-        if not (h._problem.native and out_of_range(following)):
+        if h._problem.in_range(following):
             moved = inner.run(theta, following, steps)
             found = shortcut(moved, following)
         if found is None:
