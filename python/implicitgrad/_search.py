@@ -107,7 +107,7 @@ class RelativeLossAt(Linearization):
         super().__init__(
             math.log(loss) + outer.pull(lam), at.jac / loss, PULL / lam.size * away, self, None
         )
-        self.hess_lam = PULL / lam.size * np.eye(lam.size)
+        self.hess_lam = np.full(lam.size, PULL / lam.size)  # of a diagonal matrix
         self._at, self._loss = at, loss
 
     def __matmul__(self, v: np.ndarray) -> np.ndarray:

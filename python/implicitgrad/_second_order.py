@@ -28,8 +28,9 @@ STEP = 1e-3
 
 
 class SecondOrder:
-    """h at λ for objectives of the library, f with an `L2` penalty of which C is linear in θ; θ is
-    trained from where the last call of `h` has been. `fun` is inf where training or the solve fails."""
+    """h at λ for objectives of the library, f with an `L2` penalty of which C is linear in θ, and g with
+    a Hessian in λ that is diagonal, `hess_lam`; θ is trained from where the last call of `h` has been.
+    `fun` is inf where training or the solve fails."""
 
     def __init__(self, h: HyperObjective, lam: np.ndarray):
         self.h, self.lam, self.fun, self.jac = h, lam, math.inf, np.zeros(lam.size)
@@ -61,7 +62,7 @@ class SecondOrder:
         of_f = np.diag((F._core.cross_transpose(q))[chosen])
         mixed = F._core.cross_change(J, q)[chosen]
         of_f += mixed + mixed.T + J.T @ self._third(J)
-        hess = G.hess_lam[np.ix_(chosen, chosen)] + J.T @ (G.hess @ J) - of_f
+        hess = np.diag(G.hess_lam[chosen]) + J.T @ (G.hess @ J) - of_f
         return 0.5 * (hess + hess.T)
 
     def _third(self, J: np.ndarray) -> np.ndarray:
