@@ -87,13 +87,16 @@ void register_hyper(py::module_& m) {
                        const block_array& coefficients, std::string loss, double fixed,
                        index n_groups, const labels& group, bool intercept, int n_threads,
                        const row_map* weights, std::shared_ptr<InputMap> inputs,
-                       const row_map* targets) {
+                       const row_map* targets, index classes) {
              hyper_blocks blocks;
              if (weights) blocks.weights = *weights;
              if (targets) blocks.targets = *targets;
              blocks.inputs = std::move(inputs);
-             fixed_rows data{std::move(x),    to_vector(y), to_vector(coefficients),
-                             std::move(loss), intercept,    n_threads};
+             fixed_rows data;
+             data.x = std::move(x), data.y = to_vector(y),
+             data.coefficients = to_vector(coefficients);
+             data.loss = std::move(loss), data.classes = classes;
+             data.intercept = intercept, data.n_threads = n_threads;
              const penalty pen = to_penalty(fixed, n_groups, group);
              py::gil_scoped_release release;
              return std::make_shared<hyper_model>(std::move(data), pen, std::move(blocks));
@@ -101,7 +104,7 @@ void register_hyper(py::module_& m) {
            py::arg("x"), py::arg("y"), py::arg("coefficients"), py::arg("loss"), py::arg("fixed"),
            py::arg("n_groups"), py::arg("group"), py::arg("intercept"), py::arg("n_threads"),
            py::arg("weights").none(true), py::arg("inputs").none(true),
-           py::arg("targets").none(true))
+           py::arg("targets").none(true), py::arg("classes") = 1)
       .def("finite",
            [](const hyper_model& f) {
              py::gil_scoped_release release;

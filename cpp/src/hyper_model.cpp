@@ -122,10 +122,12 @@ std::shared_ptr<const hyper_model::rows_at> hyper_model::make_rows(const double*
   // Curvatures change with the rows even where the loss's are constant.
   static std::atomic<std::uint64_t> last{std::uint64_t{1} << 63};
   made->number = ++last;
-  made->model = std::make_shared<linear_model>(
-      make_row_term(made->data.x, squares, made->data.y, made->coefficients, data_.loss,
-                    data_.intercept, data_.n_threads),
-      penalty_);
+  auto term = data_.loss == "softmax"
+                  ? make_softmax_term(made->data.x, squares, made->data.y, data_.classes,
+                                      made->coefficients, data_.intercept, data_.n_threads)
+                  : make_row_term(made->data.x, squares, made->data.y, made->coefficients,
+                                  data_.loss, data_.intercept, data_.n_threads);
+  made->model = std::make_shared<linear_model>(std::move(term), penalty_);
   return made;
 }
 

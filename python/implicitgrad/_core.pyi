@@ -274,6 +274,7 @@ class HyperModel(NativeObjective):
         weights: RowMap | None,
         inputs: InputMap | None,
         targets: RowMap | None,
+        classes: int = 1,
     ) -> None: ...
     def finite(self) -> bool: ...
     # The model at lam, with factors e^μ of its coefficients as the only hyperparameters.

@@ -41,7 +41,7 @@ def influence(
 
     Parameters
     ----------
-    f : LeastSquares or Logistic
+    f : LeastSquares, Logistic, Softmax or Poisson
         The training objective, with one target.
     g : objective
         The outer loss, as for `implicit_grad`.
@@ -88,7 +88,7 @@ def influence(
     (True, 2)
     """
     if not is_native(f) or isinstance(f, FoldedModel):
-        raise TypeError(f"f must be a LeastSquares or Logistic objective, found {f!r}")
+        raise TypeError(f"f must be a linear model of the library, and no folds, found {f!r}")
     if f.y.ndim != 1:
         raise ValueError(f"f must have one target, found y of shape {f.y.shape}")
     if lam is None and f.n_lam:

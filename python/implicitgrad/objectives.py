@@ -243,6 +243,7 @@ class LinearModel(NativeObjective):
             weights=rows.weights,
             inputs=rows.inputs,
             targets=rows.targets,
+            classes=self._classes,
             **self._strengths(),
         )
 
@@ -411,10 +412,10 @@ class Softmax(LinearModel):
         penalty: L2 | None = None,
         fit_intercept: bool = False,
         sample_weight: Any = None,
+        inputs: Any = None,
         n_classes: int | None = None,
         n_threads: int | None = None,
     ):
-        hyper.refuse_weights(sample_weight, "Softmax")
         self._classes = _arrays.n_classes(y, n_classes)
         super().__init__(
             X,
@@ -422,6 +423,7 @@ class Softmax(LinearModel):
             penalty=penalty,
             fit_intercept=fit_intercept,
             sample_weight=sample_weight,
+            inputs=inputs,
             n_threads=n_threads,
         )
 

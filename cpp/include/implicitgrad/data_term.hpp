@@ -154,6 +154,10 @@ std::shared_ptr<const DataTerm> make_softmax_term(std::shared_ptr<const Matrix> 
                                                   std::vector<double> y, index classes,
                                                   std::vector<double> weights, bool intercept,
                                                   int n_threads);
+std::shared_ptr<const DataTerm> make_softmax_term(
+    std::shared_ptr<const Matrix> x, std::shared_ptr<const std::vector<double>> squares,
+    std::vector<double> y, index classes, std::vector<double> coefficients, bool intercept,
+    int n_threads);
 
 /// All that least squares needs to know of some rows: Σ_i w_i [r_i y_i]ᵀ[r_i y_i].
 struct gram_sums {

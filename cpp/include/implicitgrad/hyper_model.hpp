@@ -30,11 +30,12 @@ struct hyper_blocks {
   std::optional<row_map> targets;
 };
 
-/// Rows as given: y for the loss "squared", "logistic" or "soft logistic", and the b_i.
+/// Rows as given: y for the loss, of so many classes if it is "softmax", and the b_i.
 struct fixed_rows {
   std::shared_ptr<const Matrix> x;
   std::vector<double> y, coefficients;
   std::string loss;
+  index classes = 1;
   bool intercept = false;
   int n_threads = 1;
 };
@@ -45,7 +46,9 @@ class hyper_model : public Objective, public std::enable_shared_from_this<hyper_
   hyper_model(fixed_rows data, penalty pen, hyper_blocks blocks,
               std::optional<std::vector<double>> held = {});
 
-  index n_theta() const override { return data_.x->cols() + (data_.intercept ? 1 : 0); }
+  index n_theta() const override {
+    return (data_.x->cols() + (data_.intercept ? 1 : 0)) * data_.classes;
+  }
   index n_lam() const override;
 
   std::shared_ptr<const Linearization> linearize(const double* theta,

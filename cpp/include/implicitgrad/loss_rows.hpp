@@ -76,4 +76,8 @@ struct margin_data {
 };
 std::unique_ptr<LossRows> make_margin_rows(const margin_data& data, const double* theta);
 
+/// Those of the softmax loss, with n × classes margins.
+std::unique_ptr<LossRows> make_class_rows(const margin_data& data, index classes,
+                                          const double* theta);
+
 }  // namespace implicitgrad
