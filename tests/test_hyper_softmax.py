@@ -6,57 +6,20 @@ import scipy.sparse
 
 import implicitgrad as ig
 import reference
-from reference import WIDE, assert_near
+from reference import assert_near
+from row_cases import BLOCKS, N, P
+from row_oracle import OnRows
 
-N, P, K = 30, 3, 4
-SOME = np.array([7, 2])
-
-
-class Rows:
-    """A model of the oracle for each λ: strengths, then weights e^λ, then inputs of some rows.
-    Derivatives in λ are differences, as in `reference.HyperModel`."""
-
-    def __init__(self, build, X, weights, inputs):
-        self.build, self.X, self.sizes = build, X, (N * weights, P * len(SOME) * inputs)
-        self.n_lam = P + sum(self.sizes)
-        self.n_theta = build(X).n_theta
-
-    def at(self, lam):
-        lam = np.asarray(lam, dtype=WIDE)
-        X = self.X.astype(WIDE)
-        if self.sizes[1]:
-            X[SOME] = lam[P + self.sizes[0] :].reshape(-1, P)
-        model = self.build(X)
-        if self.sizes[0]:
-            model.s = np.exp(lam[P : P + N])
-        return model, lam[:P]
-
-    def _of(name):
-        def call(self, theta, lam, *rest):
-            model, strengths = self.at(lam)
-            return getattr(model, name)(theta, strengths, *rest)
-
-        return call
-
-    fun, jac, hess, solve = _of("fun"), _of("jac"), _of("hess"), _of("solve")
-
-    def train(self, lam):
-        model, strengths = self.at(lam)
-        return model.train(strengths)
-
-    def cross(self, theta, lam):
-        return reference.HyperModel._by_lam(lambda x: self.jac(theta, x), lam).T
-
-    def jac_lam(self, theta, lam):
-        return reference.HyperModel._by_lam(lambda x: self.fun(theta, x), lam)
+K = 4
 
 
 def problem(loss, weights, inputs, intercept, sparse=False):
     rng = np.random.default_rng(4)
     X, X_val = rng.standard_normal((N, P)), rng.standard_normal((20, P))
-    given = {"sample_weight": ig.SampleWeights("exp")} if weights else {}
+    blocks = {"sample_weight": BLOCKS["exp"]} if weights else {}
     if inputs:
-        given["inputs"] = ig.Inputs(SOME)
+        blocks["inputs"] = BLOCKS["inputs-some"]
+    given = {name: block.given() for name, block in blocks.items()}
     if loss == "Softmax":
         y, y_val = np.arange(N) % K, np.arange(20) % K
 
@@ -72,7 +35,13 @@ def problem(loss, weights, inputs, intercept, sparse=False):
     XX = scipy.sparse.csr_array(X) if sparse else X
     f = make(XX, y, penalty=ig.L2("feature"), fit_intercept=intercept, **given)
     g = make(X_val, y_val, fit_intercept=intercept)
-    ref = Rows(lambda X: oracle(X, y), X, weights, inputs)
+
+    def build(X, y, s):
+        model = oracle(X, y)
+        model.s = s
+        return model
+
+    ref = OnRows(build, X, y, list(blocks.values()))
     lam = np.r_[rng.uniform(-3, -1, P), 0.5 * rng.standard_normal(ref.n_lam - P)]
     return f, g, ref, oracle(X_val, y_val, None), lam
 

@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "implicitgrad/hyper_mlp.hpp"
 #include "implicitgrad/hyper_model.hpp"
 #include "linearize.hpp"
 #include "register.hpp"
@@ -64,6 +65,23 @@ class callback_inputs : public InputMap {
   index cols_, n_lam_;
 };
 
+hyper_blocks make_blocks(const row_map* weights, std::shared_ptr<InputMap> inputs,
+                         const row_map* targets) {
+  hyper_blocks blocks;
+  if (weights) blocks.weights = *weights;
+  if (targets) blocks.targets = *targets;
+  blocks.inputs = std::move(inputs);
+  return blocks;
+}
+
+/// f at λ, with factors of the rows as its only hyperparameters.
+template <class Model>
+std::shared_ptr<Model> reweighted(const Model& f, const block_array& lam) {
+  const const_block at = as_block(lam, f.n_lam(), "lam");
+  py::gil_scoped_release release;
+  return f.reweighted(at.data);
+}
+
 }  // namespace
 
 void register_hyper(py::module_& m) {
@@ -88,10 +106,7 @@ void register_hyper(py::module_& m) {
                        index n_groups, const labels& group, bool intercept, int n_threads,
                        const row_map* weights, std::shared_ptr<InputMap> inputs,
                        const row_map* targets, index classes) {
-             hyper_blocks blocks;
-             if (weights) blocks.weights = *weights;
-             if (targets) blocks.targets = *targets;
-             blocks.inputs = std::move(inputs);
+             hyper_blocks blocks = make_blocks(weights, std::move(inputs), targets);
              fixed_rows data;
              data.x = std::move(x), data.y = to_vector(y),
              data.coefficients = to_vector(coefficients);
@@ -110,11 +125,21 @@ void register_hyper(py::module_& m) {
              py::gil_scoped_release release;
              return f.finite();
            })
-      .def("reweighted", [](const hyper_model& f, const block_array& lam) {
-        const const_block at = as_block(lam, f.n_lam(), "lam");
-        py::gil_scoped_release release;
-        return f.reweighted(at.data);
-      });
+      .def("reweighted", &reweighted<hyper_model>);
+  py::class_<hyper_mlp, Objective, std::shared_ptr<hyper_mlp>>(m, "HyperMlp")
+      .def(py::init([](std::shared_ptr<mlp_architecture> architecture, std::shared_ptr<Matrix> x,
+                       const block_array& y, const block_array& coefficients, int n_threads,
+                       const row_map* weights, std::shared_ptr<InputMap> inputs,
+                       const row_map* targets) {
+             return std::make_shared<hyper_mlp>(
+                 std::move(architecture),
+                 network_rows{std::move(x), to_vector(y), to_vector(coefficients), n_threads},
+                 make_blocks(weights, std::move(inputs), targets));
+           }),
+           py::arg("architecture"), py::arg("x"), py::arg("y"), py::arg("coefficients"),
+           py::arg("n_threads"), py::arg("weights").none(true), py::arg("inputs").none(true),
+           py::arg("targets").none(true))
+      .def("reweighted", &reweighted<hyper_mlp>);
 }
 
 }  // namespace implicitgrad::python

@@ -19,7 +19,7 @@ namespace {
 
 constexpr double most_second = 0.5;
 
-class class_rows : public LossRows {
+class class_rows : public BoundedRows {
  public:
   class_rows(const margin_data& data, index classes, const double* theta)
       : data_(data), k_(classes), theta_(theta, theta + order() * classes) {
@@ -194,7 +194,7 @@ class class_rows : public LossRows {
 
 }  // namespace
 
-std::unique_ptr<LossRows> make_class_rows(const margin_data& data, index classes,
+std::unique_ptr<BoundedRows> make_class_rows(const margin_data& data, index classes,
                                           const double* theta) {
   return std::make_unique<class_rows>(data, classes, theta);
 }

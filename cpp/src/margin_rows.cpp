@@ -27,7 +27,7 @@ void visit_targets(const std::string& loss, Visitor&& visitor) {
   });
 }
 
-class margin_rows : public LossRows {
+class margin_rows : public BoundedRows {
  public:
   margin_rows(const margin_data& data, const double* theta)
       : data_(data), theta_(theta, theta + data.x.cols() + (data.intercept ? 1 : 0)) {
@@ -177,7 +177,7 @@ class margin_rows : public LossRows {
 
 }  // namespace
 
-std::unique_ptr<LossRows> make_margin_rows(const margin_data& data, const double* theta) {
+std::unique_ptr<BoundedRows> make_margin_rows(const margin_data& data, const double* theta) {
   return std::make_unique<margin_rows>(data, theta);
 }
 

@@ -56,14 +56,14 @@ class softmax_term : public WeightedRows {
     state.curvature.resize(static_cast<std::size_t>(n * columns));
     // Of each block of rows: the folds' values, and the squares of slopes of each column.
     const index sums = folds_ + columns;
-    if (given_squares()) state.margins.resize(static_cast<std::size_t>(n * columns));
+    if (squares_) state.margins.resize(static_cast<std::size_t>(n * columns));
     std::vector<double> partial(static_cast<std::size_t>(x_->blocks(columns).count() * sums));
     const std::vector<double> w = by_columns(theta, 1);
     std::vector<double> slope(w.size());
     fused_pass(
         *x_, intercept_, {w.data(), order(), columns},
         [&](index begin, index count, index b, double* z, index ldz) {
-          for (index c = 0; c < columns && given_squares(); ++c)
+          for (index c = 0; c < columns && squares_; ++c)
             std::copy_n(z + c * ldz, count, state.margins.data() + c * n + begin);
           for (index f = 0; f < folds_; ++f) {
             double* sum = partial.data() + b * sums;
@@ -203,10 +203,10 @@ class softmax_term : public WeightedRows {
     return out;
   }
 
-  std::unique_ptr<LossRows> loss_rows(const data_state& at, const double* theta) const override {
-    if (!given_squares()) return nullptr;
+  std::unique_ptr<BoundedRows> loss_rows(const data_state& at, const double* theta) const override {
+    if (!squares_) return nullptr;
     return make_class_rows(
-        {*x_, *given_squares(), y_, at.margins, "softmax", intercept_, n_threads_}, width_, theta);
+        {*x_, *squares_, y_, at.margins, "softmax", intercept_, n_threads_}, width_, theta);
   }
 
   std::unique_ptr<HessianSketch> sketch(const data_state& at, index sampled,

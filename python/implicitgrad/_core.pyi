@@ -344,6 +344,20 @@ def mlp(
     architecture: MlpArchitecture, x: Matrix, y: ArrayLike, weights: ArrayLike, n_threads: int
 ) -> NativeObjective: ...
 
+class HyperMlp(NativeObjective):
+    def __init__(
+        self,
+        architecture: MlpArchitecture,
+        x: Matrix,
+        y: ArrayLike,
+        coefficients: ArrayLike,
+        n_threads: int,
+        weights: RowMap | None,
+        inputs: InputMap | None,
+        targets: RowMap | None,
+    ) -> None: ...
+    def reweighted(self, lam: ArrayLike, /) -> HyperMlp: ...
+
 # Training.
 
 class CallbackObjective(NativeObjective):

@@ -41,6 +41,18 @@ class NativeObjective:
         """The objective in the core, of X's handle there and what else has been validated."""
         raise NotImplementedError
 
+    def _hyper_model(self, handle: Any, rows: hyper.Blocks) -> Any:
+        """The same with blocks of λ in the rows."""
+        raise NotImplementedError
+
+    def _reweighted(self, lam: np.ndarray) -> Any:
+        """In the core: this at λ, its only hyperparameters being logarithms of factors of the rows."""
+        core = self._core
+        if len(self._blocks) == 1:
+            handle = _arrays.matrix(self.X, self.n_threads)[0]
+            core = self._hyper_model(handle, hyper.NO_BLOCKS)
+        return core.reweighted(lam)
+
     # Copies and pickles hold the data; the core's part is made of it anew, with the same numbers.
 
     _transient: tuple[str, ...] = ("_core", "_memory")
@@ -208,7 +220,9 @@ class LinearModel(NativeObjective):
     def _build(self, handle: Any) -> Any:
         """The objective in the core, of X's handle there and what else has been validated."""
         transform = self._soft_targets[1] if self._soft_targets else None
-        rows = hyper.bind(self.X, self.y, self._in_rows, transform)
+        rows = hyper.bind(self.X, self._in_rows, transform)
+        for block in rows.blocks:
+            hyper.require_one_target(self.y, block.name)
         penalty = hyper.Block("penalty", self._strengths()["n_groups"], _arrays.logarithms)
         self._blocks = [penalty, *rows.blocks]
         self._free_targets = rows.free_targets

@@ -121,7 +121,7 @@ class DataTerm {
   }
 
   /// The rows one by one, at the θ of `at`, which it borrows; null where they are not at hand.
-  virtual std::unique_ptr<LossRows> loss_rows(const data_state& /*at*/,
+  virtual std::unique_ptr<BoundedRows> loss_rows(const data_state& /*at*/,
                                               const double* /*theta*/) const {
     return nullptr;
   }
