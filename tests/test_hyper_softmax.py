@@ -94,6 +94,7 @@ def test_sparse_rows_and_influence(loss, rng):
     assert res.success and np.allclose(res.influence, want, rtol=1e-9, atol=1e-12)
 
 
-def test_targets_of_classes_are_refused():
+@pytest.mark.parametrize("loss", ["Softmax", "Poisson"])
+def test_targets_of_classes_and_counts_are_refused(loss):
     with pytest.raises(TypeError, match="targets"):
-        ig.Poisson(np.eye(3), [1, 2, 3], targets=ig.Targets())
+        getattr(ig, loss)(np.eye(3), [0, 1, 2], targets=ig.Targets())

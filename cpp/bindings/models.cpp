@@ -154,9 +154,9 @@ void register_models(py::module_& m) {
              return at.response_rate(along);
            })
       .def("cross_change", &cross_change, py::arg("d"), py::arg("q"))
-      .def_property_readonly(
-          "constant_curvature",
-          [](const linearization& at) { return at.curvature_id() == constant_curvature; });
+      .def_property_readonly("constant_curvature", [](const linearization& at) {
+        return at.curvature_id() == constant_curvature;
+      });
 }
 
 }  // namespace implicitgrad::python

@@ -195,7 +195,7 @@ class class_rows : public BoundedRows {
 }  // namespace
 
 std::unique_ptr<BoundedRows> make_class_rows(const margin_data& data, index classes,
-                                          const double* theta) {
+                                             const double* theta) {
   return std::make_unique<class_rows>(data, classes, theta);
 }
 

@@ -55,7 +55,8 @@ class hyper_mlp_linearization : public HyperLinearization {
     at_->rows.cross_transpose(rows(), q, out, rows_at());
   }
 
-  /// Of weights and targets ‖∇θℓ_i‖ ‖q‖ and the like, from above; of inputs as far as products tell.
+  /// Of weights and targets ‖∇θℓ_i‖ ‖q‖ and the like, from above; of inputs as far as products
+  /// tell.
   double cross_scale(const double* q) const override {
     const double size = host_space::norm(static_cast<index>(jac().size()), q);
     double scale = rows_at() > 0 ? own_->cross_scale(q) : 0.0;
@@ -112,8 +113,9 @@ hyper_mlp::hyper_mlp(std::shared_ptr<const mlp_architecture> architecture, netwo
   require(static_cast<index>(data_.coefficients.size()) == n,
           "there must be one coefficient for each row of X");
   blocks_.check(n);
-  require(!blocks_.targets || (architecture_->loss == "squared" && architecture_->widths.back() == 1),
-          "targets of this network cannot be hyperparameters");
+  require(
+      !blocks_.targets || (architecture_->loss == "squared" && architecture_->widths.back() == 1),
+      "targets of this network cannot be hyperparameters");
   require(!held_ || static_cast<index>(held_->size()) == architecture_->penalty.n_groups,
           "held must have one entry for each group");
 }

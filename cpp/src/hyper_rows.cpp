@@ -150,8 +150,7 @@ void hyper_rows::cross_transpose(const LossRows& rows, const_block q, block out,
   }
   if (const InputMap* map = blocks_.inputs.get())
     for (index c = 0; c < q.cols; ++c)
-      map->pull(input_lam(), input_products(rows, q.col(c)).data(),
-                out.col(c) + at + inputs_at());
+      map->pull(input_lam(), input_products(rows, q.col(c)).data(), out.col(c) + at + inputs_at());
   if (targets_) {
     rows.target_products(q, along);
     for (index c = 0; c < q.cols; ++c) {

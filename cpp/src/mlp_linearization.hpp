@@ -157,16 +157,17 @@ class mlp_linearization : public NetworkLinearization {
   void apply(const double* v, double* out, curvature kind) const;
   void apply(const double* v, double* out, curvature kind, mlp_workspace<T>& work) const;
 
-  // The passes of one block of rows, along v and, unless that is null, along rx, an RX without gaps.
+  // The passes of one block of rows, along v and, unless that is null, along rx, an RX without
+  // gaps.
 
   void make_room(mlp_workspace<T>& work) const;
   /// v as T.
   const T* direction(const double* v, mlp_workspace<T>& work) const;
   /// RZ_l into work.rz, RA_l into work.ra; RZ_L without the bias's share u_L.
   void r_forward(index begin, index rows, const T* v, const T* rx, mlp_workspace<T>& work) const;
-  /// RG_l into work.rg, of an RG_L in rz[L], where deltas[l] are the G_l from row `from` on; without
-  /// the terms that contain G where v is null. The block's part of the result goes to `sums`, unless
-  /// that is null, but for the last layer's biases.
+  /// RG_l into work.rg, of an RG_L in rz[L], where deltas[l] are the G_l from row `from` on;
+  /// without the terms that contain G where v is null. The block's part of the result goes to
+  /// `sums`, unless that is null, but for the last layer's biases.
   void r_backward(index begin, index rows, const T* v, const T* rx,
                   const std::vector<panel<T>>& deltas, index from, weight_sums<T>* sums,
                   mlp_workspace<T>& work) const;

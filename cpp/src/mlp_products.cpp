@@ -70,8 +70,7 @@ void mlp_linearization<T>::r_forward(index begin, index rows, const T* v, const 
     for_chunks(rows, at.out, data_->n_threads, nullptr, [&](index first, index count, double*) {
       const index row = begin + first;
       data_->activation.r_forward(count, at.out, work.rz[l].from(first), v + at.biases,
-                                  activations_[l].from(row), slope(l, row),
-                                  work.ra[l].from(first));
+                                  activations_[l].from(row), slope(l, row), work.ra[l].from(first));
     });
   }
 }
@@ -89,8 +88,7 @@ void mlp_linearization<T>::r_backward(index begin, index rows, const T* v, const
     const gemm_operand<T> delta = deltas[l].operand(from);
     const T* moved = !v ? nullptr : l > 1 ? work.ra[l - 1].from(0) : rx;
     if (sums) sums->add(l - 1, activations(l - 1, begin).t(), r_delta, rows, true);
-    if (sums && moved)
-      sums->add(l - 1, gemm_operand<T>{moved, at.in}.t(), delta, rows, false);
+    if (sums && moved) sums->add(l - 1, gemm_operand<T>{moved, at.in}.t(), delta, rows, false);
     if (l == 1) return;
     T* e = work.rg[l - 1].from(0);
     gemm(rows, at.in, at.out, r_delta, gemm_operand<T>{theta + at.weights, at.out}.t(), T(0), e,
@@ -98,17 +96,16 @@ void mlp_linearization<T>::r_backward(index begin, index rows, const T* v, const
     if (v)
       gemm(rows, at.in, at.out, delta, gemm_operand<T>{v + at.weights, at.out}.t(), T(1), e, at.in);
     double* total = sums ? sums->biases(l - 2) : work.unused.data();
-    for_chunks(
-        rows, at.in, data_->n_threads, total, [&](index first, index count, double* into) {
-          const T* a = activations_[l - 1].from(begin + first);
-          const T* slopes = slope(l - 1, begin + first);
-          T* to = work.rg[l - 1].from(first);
-          if (v)
-            data_->activation.r_backward(count, at.in, to, work.rz[l - 1].from(first),
-                                         deltas[l - 1].from(from + first), a, slopes, into);
-          else
-            data_->activation.backward(count, at.in, to, a, slopes, into);
-        });
+    for_chunks(rows, at.in, data_->n_threads, total, [&](index first, index count, double* into) {
+      const T* a = activations_[l - 1].from(begin + first);
+      const T* slopes = slope(l - 1, begin + first);
+      T* to = work.rg[l - 1].from(first);
+      if (v)
+        data_->activation.r_backward(count, at.in, to, work.rz[l - 1].from(first),
+                                     deltas[l - 1].from(from + first), a, slopes, into);
+      else
+        data_->activation.backward(count, at.in, to, a, slopes, into);
+    });
   }
 }
 
@@ -201,7 +198,8 @@ template void mlp_linearization<double>::apply(const double*, double*, curvature
 template void mlp_linearization<double>::apply(const double*, double*, curvature,
                                                mlp_workspace<double>&) const;
 template void mlp_linearization<double>::make_room(mlp_workspace<double>&) const;
-template const double* mlp_linearization<double>::direction(const double*, mlp_workspace<double>&) const;
+template const double* mlp_linearization<double>::direction(const double*,
+                                                            mlp_workspace<double>&) const;
 template void mlp_linearization<double>::r_forward(index, index, const double*, const double*,
                                                    mlp_workspace<double>&) const;
 template void mlp_linearization<double>::r_backward(index, index, const double*, const double*,
@@ -212,15 +210,16 @@ template std::vector<double> mlp_linearization<double>::gradient_terms(bool) con
 template solve_costs mlp_linearization<double>::costs(double) const;
 template void mlp_linearization<float>::apply(const double*, double*, curvature) const;
 template void mlp_linearization<float>::apply(const double*, double*, curvature,
-                                               mlp_workspace<float>&) const;
+                                              mlp_workspace<float>&) const;
 template void mlp_linearization<float>::make_room(mlp_workspace<float>&) const;
-template const float* mlp_linearization<float>::direction(const double*, mlp_workspace<float>&) const;
+template const float* mlp_linearization<float>::direction(const double*,
+                                                          mlp_workspace<float>&) const;
 template void mlp_linearization<float>::r_forward(index, index, const float*, const float*,
-                                                   mlp_workspace<float>&) const;
+                                                  mlp_workspace<float>&) const;
 template void mlp_linearization<float>::r_backward(index, index, const float*, const float*,
-                                                    const std::vector<panel<float>>&, index,
-                                                    weight_sums<float>*,
-                                                    mlp_workspace<float>&) const;
+                                                   const std::vector<panel<float>>&, index,
+                                                   weight_sums<float>*,
+                                                   mlp_workspace<float>&) const;
 template std::vector<double> mlp_linearization<float>::gradient_terms(bool) const;
 template solve_costs mlp_linearization<float>::costs(double) const;
 

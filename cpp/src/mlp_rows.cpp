@@ -84,44 +84,47 @@ class mlp_rows : public NetworkRows {
 
   void input_slopes(const std::vector<index>& at, double* out) const override {
     const T* theta = at_.parameters();
-    each_block(at, [&](index begin, index rows, std::span<const index> some, mlp_workspace<T>& work) {
-      const std::vector<panel<T>> g = deltas(begin, rows, work);
-      const panel<T> x = times_first(g[1], theta, rows, nullptr);
-      for (const index s : some)
-        std::copy_n(x.from(at[s] - begin), inputs(), out + s * inputs());
-    });
+    each_block(at,
+               [&](index begin, index rows, std::span<const index> some, mlp_workspace<T>& work) {
+                 const std::vector<panel<T>> g = deltas(begin, rows, work);
+                 const panel<T> x = times_first(g[1], theta, rows, nullptr);
+                 for (const index s : some)
+                   std::copy_n(x.from(at[s] - begin), inputs(), out + s * inputs());
+               });
   }
 
   void input_products(const std::vector<index>& at, const double* q, double* out) const override {
     const T* theta = at_.parameters();
-    each_block(at, [&](index begin, index rows, std::span<const index> some, mlp_workspace<T>& work) {
-      const T* v = at_.direction(q, work);
-      const std::vector<panel<T>> g = deltas(begin, rows, work);
-      at_.r_forward(begin, rows, v, nullptr, work);
-      curve_outputs(begin, rows, v + last().biases, work.unused.data(), work);
-      at_.r_backward(begin, rows, v, nullptr, g, 0, nullptr, work);
-      panel<T> x = times_first(g[1], v, rows, nullptr);
-      x = times_first(depth() == 1 ? work.rz[1] : work.rg[1], theta, rows, &x);
-      for (const index s : some)
-        std::copy_n(x.from(at[s] - begin), inputs(), out + s * inputs());
-    });
+    each_block(at,
+               [&](index begin, index rows, std::span<const index> some, mlp_workspace<T>& work) {
+                 const T* v = at_.direction(q, work);
+                 const std::vector<panel<T>> g = deltas(begin, rows, work);
+                 at_.r_forward(begin, rows, v, nullptr, work);
+                 curve_outputs(begin, rows, v + last().biases, work.unused.data(), work);
+                 at_.r_backward(begin, rows, v, nullptr, g, 0, nullptr, work);
+                 panel<T> x = times_first(g[1], v, rows, nullptr);
+                 x = times_first(depth() == 1 ? work.rz[1] : work.rg[1], theta, rows, &x);
+                 for (const index s : some)
+                   std::copy_n(x.from(at[s] - begin), inputs(), out + s * inputs());
+               });
   }
 
   void input_sum(const std::vector<index>& at, const double* u, double* out) const override {
     const std::vector<T> still(static_cast<std::size_t>(at_.architecture().n_theta));
     std::vector<T> buffer;
     weight_sums<T> sums(out, buffer, at_.architecture());
-    each_block(at, [&](index begin, index rows, std::span<const index> some, mlp_workspace<T>& work) {
-      const panel<T> rx(rows, inputs());
-      std::fill_n(rx.from(0), rows * inputs(), T(0));
-      for (const index s : some)
-        std::copy_n(u + s * inputs(), inputs(), rx.from(at[s] - begin));
-      const std::vector<panel<T>> g = deltas(begin, rows, work);
-      at_.r_forward(begin, rows, still.data(), rx.from(0), work);
-      curve_outputs(begin, rows, still.data(), out + last().biases, work);
-      at_.r_backward(begin, rows, still.data(), rx.from(0), g, 0, &sums, work);
-      sums.flush();
-    });
+    each_block(at,
+               [&](index begin, index rows, std::span<const index> some, mlp_workspace<T>& work) {
+                 const panel<T> rx(rows, inputs());
+                 std::fill_n(rx.from(0), rows * inputs(), T(0));
+                 for (const index s : some)
+                   std::copy_n(u + s * inputs(), inputs(), rx.from(at[s] - begin));
+                 const std::vector<panel<T>> g = deltas(begin, rows, work);
+                 at_.r_forward(begin, rows, still.data(), rx.from(0), work);
+                 curve_outputs(begin, rows, still.data(), out + last().biases, work);
+                 at_.r_backward(begin, rows, still.data(), rx.from(0), g, 0, &sums, work);
+                 sums.flush();
+               });
   }
 
  private:
@@ -237,11 +240,10 @@ class mlp_rows : public NetworkRows {
   /// RG_L of RZ_L in rz[L], without the c_i.
   void curve_outputs(index begin, index rows, const T* shift, double* sums,
                      mlp_workspace<T>& work) const {
-    for_chunks(rows, last().out, d_.n_threads, sums,
-               [&](index first, index count, double* into) {
-                 d_.loss.second(count, last().out, work.rz.back().from(first), shift,
-                                at_.probabilities(begin + first), ones_.data(), into);
-               });
+    for_chunks(rows, last().out, d_.n_threads, sums, [&](index first, index count, double* into) {
+      d_.loss.second(count, last().out, work.rz.back().from(first), shift,
+                     at_.probabilities(begin + first), ones_.data(), into);
+    });
   }
 
   /// e W_1ᵀ, W_1 being the first layer's part of `theta`, plus `more`.

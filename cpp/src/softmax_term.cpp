@@ -205,8 +205,8 @@ class softmax_term : public WeightedRows {
 
   std::unique_ptr<BoundedRows> loss_rows(const data_state& at, const double* theta) const override {
     if (!squares_) return nullptr;
-    return make_class_rows(
-        {*x_, *squares_, y_, at.margins, "softmax", intercept_, n_threads_}, width_, theta);
+    return make_class_rows({*x_, *squares_, y_, at.margins, "softmax", intercept_, n_threads_},
+                           width_, theta);
   }
 
   std::unique_ptr<HessianSketch> sketch(const data_state& at, index sampled,

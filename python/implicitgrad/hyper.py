@@ -76,10 +76,10 @@ class SampleWeights:
 class Targets:
     """Targets of rows as hyperparameters.
 
-    For `LeastSquares` y_i = λ_i. For `Logistic` λ_i is the logit of a soft label: with
-    t_i = 1/(1 + e^{−λ_i}) the probability of the class 1, the loss of row i is the cross-entropy
-    t_i log(1 + e^{−z_i}) + (1 − t_i) log(1 + e^{z_i}), z_i = x_iᵀθ; as λ_i → ±∞ that is the loss of
-    the label ±1.
+    For `LeastSquares`, and for `MLP` with the squared loss and one output, y_i = λ_i. For `Logistic` λ_i
+    is the logit of a soft label: with t_i = 1/(1 + e^{−λ_i}) the probability of the class 1, the loss of
+    row i is the cross-entropy t_i log(1 + e^{−z_i}) + (1 − t_i) log(1 + e^{z_i}), z_i = x_iᵀθ; as
+    λ_i → ±∞ that is the loss of the label ±1. Other losses refuse them.
 
     Parameters
     ----------

@@ -251,8 +251,7 @@ class MLP(NativeObjective):
         weights, *others = self._in_rows
         if any(given is not None for given in others):
             raise TypeError(
-                "rows(idx) needs inputs and targets that are not hyperparameters, found "
-                f"{self!r}"
+                f"rows(idx) needs inputs and targets that are not hyperparameters, found {self!r}"
             )
         rows = np.asarray(idx)
         n = self.X.shape[0]

@@ -297,7 +297,7 @@ _PARAMETERS = """
     inputs : Inputs, Transform, Affine or Noise, optional
         Rows of X, or a transform of all of them, as hyperparameters.
     targets : Targets, optional
-        Targets as hyperparameters; see there what this loss makes of them.
+        Targets as hyperparameters; see there what a loss makes of them, and which refuse them.
     n_threads : int, optional
         Threads for all that is done with this objective; by default what OpenMP allows. The
         results do not depend on it.
@@ -427,6 +427,7 @@ class Softmax(LinearModel):
         fit_intercept: bool = False,
         sample_weight: Any = None,
         inputs: Any = None,
+        targets: Any = None,
         n_classes: int | None = None,
         n_threads: int | None = None,
     ):
@@ -438,6 +439,7 @@ class Softmax(LinearModel):
             fit_intercept=fit_intercept,
             sample_weight=sample_weight,
             inputs=inputs,
+            targets=targets,
             n_threads=n_threads,
         )
 

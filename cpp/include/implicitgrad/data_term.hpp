@@ -122,7 +122,7 @@ class DataTerm {
 
   /// The rows one by one, at the θ of `at`, which it borrows; null where they are not at hand.
   virtual std::unique_ptr<BoundedRows> loss_rows(const data_state& /*at*/,
-                                              const double* /*theta*/) const {
+                                                 const double* /*theta*/) const {
     return nullptr;
   }
 

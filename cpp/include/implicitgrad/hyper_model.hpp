@@ -45,7 +45,7 @@ class hyper_model : public Objective, public std::enable_shared_from_this<hyper_
     return at(theta, lam, true);
   }
   std::shared_ptr<const Linearization> glance(const double* theta,
-                                               const double* lam) const override {
+                                              const double* lam) const override {
     return at(theta, lam, false);
   }
 
