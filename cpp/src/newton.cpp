@@ -45,7 +45,7 @@ struct direction {
   std::vector<double> step;
   // Of H's largest eigenvalue; a factor is asked for it only where it is needed.
   double curvature = 0.0;
-  std::shared_ptr<const cholesky_factor> factor;
+  std::shared_ptr<const cholesky_factor> factor = nullptr;
   bool negative = false;  // whether CG met negative curvature
 
   double curvature_max() const { return factor ? factor->curvature_max() : curvature; }

@@ -132,11 +132,11 @@ class row_term : public WeightedRows {
     const index n = x_->rows(), m = models();
     std::vector<double> out(static_cast<std::size_t>(size() * m));
     if (!by_row) {
-      const std::vector<double>& norms = column_norms();
+      const std::vector<double>& of_columns = column_norms();
       for (index c = 0; c < m; ++c)
         for (index j = 0; j < size(); ++j)
           out[c * size() + j] = std::sqrt(share()) * at.slopes[static_cast<std::size_t>(c)] *
-                                norms[c / targets_ * size() + j];
+                                of_columns[c / targets_ * size() + j];
       return out;
     }
     const kernels::margin_function evaluate = kernels::evaluate_margins(loss_);

@@ -153,11 +153,11 @@ class softmax_term : public WeightedRows {
     const index n = rows(), q = order(), columns = folds_ * width_;
     std::vector<double> terms(static_cast<std::size_t>(q * columns)), out(terms.size());
     if (!by_row) {
-      const std::vector<double>& norms = column_norms();
+      const std::vector<double>& of_columns = column_norms();
       for (index c = 0; c < columns; ++c)
         for (index j = 0; j < q; ++j)
           terms[c * q + j] = std::sqrt(share()) * at.slopes[static_cast<std::size_t>(c)] *
-                             norms[c / width_ * q + j];
+                             of_columns[c / width_ * q + j];
     } else {
       std::vector<double> square(static_cast<std::size_t>(n * columns)), p(square.size());
       const std::vector<double> w = by_columns(theta, 1);

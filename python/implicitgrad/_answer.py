@@ -80,7 +80,7 @@ class Answer:
         value = self.point.value(self.q)
         if not all_finite(value):
             why = "non_finite"
-        if why == "negative_curvature":
+        if why == "negative_curvature" and self.options.certify is not False:
             self.indefinite()
         allowed = self.goal.allowed(self.point, self.q, value)
         return self._result(value, math.inf, allowed, why, final or why not in _OPEN)

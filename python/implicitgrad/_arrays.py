@@ -382,6 +382,17 @@ def number(value: Any, name: str, *, positive: bool = False, nonnegative: bool =
     return result
 
 
+def generator(value: Any, name: str) -> np.random.Generator:
+    """A source of random numbers from a seed, or the caller's own."""
+    try:
+        return np.random.default_rng(value)
+    except (TypeError, ValueError) as error:
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(
+            f"{name} must be a seed, an integer >= 0, or a numpy.random.Generator, found {value!r}"
+        ) from None
+
+
 def returned(value: Any, size: int | None, name: str) -> np.ndarray:
     """What the user's function `name` returned, as float64; NaN and infinity are let through, since
     they are met inside a solve and give a status there."""

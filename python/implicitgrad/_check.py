@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import OptimizeResult
 
-from . import _differences
+from . import _arrays, _differences
 from ._core import norm
 from ._outer import HyperObjective
 
@@ -51,10 +51,7 @@ def check_hypergrad(f: Any, g: Any, lam: Any, theta0: Any = None, rng: Any = 0) 
     """
     h = HyperObjective(f, g, theta0=theta0, options={"warn": False, "atol": 0.0})
     lam = h._problem.check_lam(lam)
-    try:
-        rng = np.random.default_rng(rng)
-    except (TypeError, ValueError):
-        raise TypeError(f"rng must be a seed or a numpy.random.Generator, found {rng!r}") from None
+    rng = _arrays.generator(rng, "rng")
     fun, grad = h(lam)
     if not math.isfinite(fun) or h.result is None:
         raise ValueError("training f failed at lam, so that there is nothing to compare with")

@@ -1,118 +1,90 @@
 """First-order training: L-BFGS, and Adam or SGD with momentum on minibatches.
 
-They bring θ near a minimum of an objective that is not convex, where Newton's method takes over.
+They bring θ near a minimum of an objective that is not convex, where Newton's method takes over, and
+move it along with λ where it is never trained to the end.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 import scipy.optimize
 
 from . import _arrays
+from ._native import passer
+from ._rules import Adam, Descent
 
-METHODS = ("auto", "newton", "lbfgs", "adam", "sgd")
+# Of the rules: how they begin where nothing else is asked for.
+RULES: dict[str, Callable[..., Any]] = {
+    "adam": partial(Adam, rate=1e-3),
+    "sgd": partial(Descent, rate=0.01, momentum=0.9),
+}
 MAXITER = {"auto": 2000, "newton": 200, "lbfgs": 2000, "adam": 1000, "sgd": 1000}
-
-Gradient = Callable[[Any, np.ndarray], tuple[float, np.ndarray]]
-
-
-@dataclass(frozen=True)
-class Options:
-    """Of "adam" and "sgd"; see `train`."""
-
-    learning_rate: float | None = None
-    batch_size: int | None = None
-    momentum: float = 0.9
-    rng: Any = 0
-
-    def __post_init__(self) -> None:
-        if self.learning_rate is not None:
-            _arrays.number(self.learning_rate, "learning_rate", positive=True)
-        if self.batch_size is not None:
-            _arrays.integer(self.batch_size, "batch_size", least=1)
-        momentum = _arrays.number(self.momentum, "momentum", nonnegative=True)
-        if momentum >= 1:
-            raise ValueError(f"momentum must be below 1, found {momentum}")
+METHODS = tuple(MAXITER)
 
 
-def parse(options: Mapping[str, Any] | None, method: str) -> Options:
-    if options is None:
-        return Options()
-    if not isinstance(options, Mapping):
-        raise TypeError(f"options must be a dict or None, found {options!r}")
-    known = {field.name for field in fields(Options)} if method in ("adam", "sgd") else set()
-    if method == "adam":
-        known -= {"momentum"}
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        warnings.warn(
-            f"Unknown options for method = {method!r}: {', '.join(map(repr, unknown))}",
-            scipy.optimize.OptimizeWarning,
-            stacklevel=3,
-        )
-    return Options(**{name: value for name, value in options.items() if name in known})
+def first_order(f: Any, theta: np.ndarray, lam: np.ndarray) -> tuple[float, np.ndarray]:
+    """f and ∇θf."""
+    here = passer(f)(theta, lam)
+    return float(here.fun), np.asarray(here.jac, dtype=np.float64)
 
 
 @dataclass
-class Descent:
+class Found:
     theta: np.ndarray
     nit: int = 0
     nfev: int = 0
 
 
-def lbfgs(gradient: Gradient, f: Any, theta: np.ndarray, tol: float, maxiter: int) -> Descent:
+def lbfgs(f: Any, theta: np.ndarray, lam: np.ndarray, tol: float, maxiter: int) -> Found:
     """SciPy's L-BFGS until ‖∇f‖_∞ ≤ tol, or as far as it comes."""
     found = scipy.optimize.minimize(
-        partial(gradient, f),
+        lambda theta: first_order(f, theta, lam),
         theta,
         jac=True,
         method="L-BFGS-B",
         options={"maxiter": maxiter, "maxfun": 2 * maxiter, "gtol": tol, "ftol": 0, "maxcor": 20},
     )
-    return Descent(np.asarray(found.x), found.nit, found.nfev)
+    return Found(np.asarray(found.x), found.nit, found.nfev)
 
 
-def adam(gradient: Gradient, f: Any, theta: np.ndarray, maxiter: int, options: Options) -> Descent:
-    """D. P. Kingma and J. Ba, "Adam: a method for stochastic optimization", ICLR 2015."""
-    theta, rate = theta.copy(), options.learning_rate or 1e-3
-    mean, square = np.zeros_like(theta), np.zeros_like(theta)
-    for step, part in enumerate(_batches(f, maxiter, options), 1):
-        g = gradient(part, theta)[1]
-        mean += 0.1 * (g - mean)
-        square += 0.001 * (g * g - square)
-        scale = np.sqrt(square / (1 - 0.999**step)) + 1e-8
-        theta -= rate / (1 - 0.9**step) * mean / scale
-    return Descent(theta, maxiter, maxiter)
+class Steps:
+    """Steps of a rule along ∇θf, on all rows or on minibatches, that can be gone on with: what the rule
+    remembers and the order of the rows live on, while θ and λ are the caller's.
+
+    Takes out of `options` those of the rule, with the prefix, and batch_size and rng.
+    """
+
+    def __init__(self, f: Any, method: str, options: dict[str, Any], prefix: str = ""):
+        self._rule = RULES[method](options, prefix=prefix)
+        size = options.pop("batch_size", None)
+        rng = _arrays.generator(options.pop("rng", 0), "rng")
+        if size is None:
+            self._parts: Iterator[Any] = repeat(f)
+            return
+        size = _arrays.integer(size, "batch_size", least=1)
+        if not hasattr(f, "rows"):
+            raise TypeError("batch_size needs an objective with rows(idx), as MLP has")
+        self._parts = _minibatches(f, size, rng)
+
+    def run(self, theta: np.ndarray, lam: np.ndarray, count: int) -> np.ndarray:
+        """θ after so many steps."""
+        with np.errstate(all="ignore"):  # a θ that is not finite shows
+            for _ in range(count):
+                _, gradient = first_order(next(self._parts), theta, lam)
+                theta = theta - self._rule.step(gradient)
+        return theta
 
 
-def sgd(gradient: Gradient, f: Any, theta: np.ndarray, maxiter: int, options: Options) -> Descent:
-    """Gradient steps with momentum: v ← μ v − α ∇f, θ ← θ + v."""
-    theta, velocity, rate = theta.copy(), np.zeros_like(theta), options.learning_rate or 0.01
-    for part in _batches(f, maxiter, options):
-        velocity *= options.momentum
-        velocity -= rate * gradient(part, theta)[1]
-        theta += velocity
-    return Descent(theta, maxiter, maxiter)
-
-
-def _batches(f: Any, count: int, options: Options) -> Iterator[Any]:
-    """f itself, or minibatches of it that run through its rows in a random order again and again."""
-    size = options.batch_size
-    if size is None:
-        for _ in range(count):
-            yield f
-        return
-    if not hasattr(f, "rows"):
-        raise TypeError("batch_size needs an objective with rows(idx), as MLP has")
-    rng, n = np.random.default_rng(options.rng), f.X.shape[0]
-    order = np.empty(0, dtype=np.int64)
-    for _ in range(count):
+def _minibatches(f: Any, size: int, rng: np.random.Generator) -> Iterator[Any]:
+    """f on minibatches that run through its rows in a random order again and again."""
+    n, order = f.X.shape[0], np.empty(0, dtype=np.int64)
+    while True:
         while order.size < min(size, n):
             order = np.concatenate([order, rng.permutation(n)])
         yield f.rows(order[:size])

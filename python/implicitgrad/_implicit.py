@@ -190,11 +190,13 @@ def solve(
     options: _options.Options,
     callback: Callable[..., Any] | None = None,
     adjoint0: np.ndarray | None = None,
+    trained: bool = False,
 ) -> ImplicitGradResult:
-    """`implicit_grad` for arguments that have been validated; adjoint0 is a starting point for q."""
+    """`implicit_grad` for arguments that have been validated; adjoint0 is a starting point for q, and
+    where theta has been `trained` as far as it shall be, it is not trained on for the certificate."""
     # What overflows in here, or in the user's functions, comes out as a status.
     with np.errstate(all="ignore"):
-        return _solve(problem, theta, lam, method, tol, options, callback, adjoint0)
+        return _solve(problem, theta, lam, method, tol, options, callback, adjoint0, trained)
 
 
 def _solve(

@@ -11,9 +11,10 @@ from scipy.optimize import Bounds, OptimizeResult
 from . import _arrays
 from ._core import norm
 from ._estimates import Estimate, Estimator
-from ._first_order import largest, projected, refuse_unknown
+from ._first_order import largest, projected
 from ._outer import HyperObjective, failed_at_start
 from ._quasi_newton import QuasiNewton
+from ._rules import refuse_unknown
 from ._watch import Watch
 
 # An error of the gradient above this share of the projected gradient is lowered.

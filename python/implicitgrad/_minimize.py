@@ -12,10 +12,12 @@ import scipy.optimize
 from scipy.optimize import Bounds, OptimizeResult
 
 from . import _arrays
-from ._first_order import Adam, Descent, descend
+from ._alternating import alternating
+from ._first_order import descend
 from ._inexact import inexact
 from ._outer import GTOL, HyperObjective, failed_at_start
 from ._overfit import warn_of_few_rows
+from ._rules import Adam, Descent
 from ._third_set import ThirdSet
 from ._watch import Watch
 
@@ -23,6 +25,7 @@ OWN: dict[str, Callable[..., OptimizeResult]] = {
     "inexact": inexact,
     "gd": partial(descend, rule=Descent),
     "adam": partial(descend, rule=Adam),
+    "alternating": alternating,
 }
 SCIPY = ("l-bfgs-b", "bfgs", "cg", "newton-cg", "tnc", "slsqp", "trust-constr")
 
@@ -60,19 +63,32 @@ def minimize(
         - "inexact": projected L-BFGS on values and gradients that are only as accurate as the step
           at hand needs, for a fraction of the Hessian-vector products;
         - "gd": gradient descent, λ ← λ − learning_rate · dg/dλ;
-        - "adam": Adam [1]_.
+        - "adam": Adam [1]_;
+        - "alternating": a few steps of training and one step of λ in turn [2]_, for models that cannot
+          be trained anew at every λ: cheap, and not certified but at intervals (see Notes).
     bounds : sequence of (min, max) or scipy.optimize.Bounds, optional
     tol : float, optional
-        Tolerance of the outer optimiser; for "inexact", "gd" and "adam" that is `gtol`.
+        Tolerance of the outer optimiser; for our own methods that is `gtol`.
     callback : callable, optional
         ``callback(intermediate_result)`` after each outer iteration, with an OptimizeResult of x
         (λ), fun, jac, theta, nit and hypergradient ("inexact": an estimate `error` of jac in its
-        stead); raising StopIteration stops with status 99.
+        stead; "alternating": fun and jac at the θ at hand, and where there was one, the `check`);
+        raising StopIteration stops with status 99.
     options : dict, optional
         warn (default True; False silences the warnings of this function and of its hypergradients);
         all else is passed on to SciPy. "inexact": maxiter (default 1000), gtol (default 1e-5). "gd":
-        learning_rate (default 1.0), maxiter (1000), gtol. "adam": learning_rate (0.1), beta1 (0.9),
-        beta2 (0.999), eps (1e-8), maxiter (1000), gtol.
+        learning_rate (default 1.0), momentum (0), maxiter (1000), gtol. "adam": learning_rate (0.1),
+        beta1 (0.9), beta2 (0.999), eps (1e-8), maxiter (1000), gtol. "alternating":
+
+        - of training: inner_method ("adam" by default, or "sgd"), inner_steps between two steps of λ
+          (default 5), warmup, the steps before the first (default inner_steps), inner_learning_rate
+          (1e-3; "sgd" 0.01) and the rest of the method's options in `train` with the same prefix;
+          batch_size (rows of a step, by default all) and rng (0) of the minibatches;
+        - of the adjoint: solver ("neumann" by default, "cg" or "identity"), terms (20: of the series,
+          or iterations of CG), step_size of the series (1/λmax(H), measured now and then);
+        - of λ: optimizer ("adam" by default, or "gd") with its options, maxiter (1000), gtol;
+        - of the checks: check_every (steps of λ, 100), check_maxiter (200: iterations of L-BFGS, where
+          f is not convex, and a twentieth as many Newton steps, that train θ further for a check).
     watch : objective, optional
         A loss on a third set of rows, as g, which neither trains nor tunes: evaluated at θ after
         each outer iteration. The λ of its least value is returned, and the loop stops where it has
@@ -87,6 +103,7 @@ def minimize(
         x (λ), fun, jac, theta, hypergradient (the last `ImplicitGradResult`), nit, nfev (trainings
         with hypergradient), nhev (Hessian-vector products, training included), success, status (for
         our own methods 0 ok, 1 iteration limit, 4 no way on, 99 stopped by the callback), message.
+        With "alternating" also checks and loop_theta, see Notes.
         With `watch` also watch_fun (its value at x), watch_values (after each iteration, the
         start's first) and stopped_early; a loop that it stopped has status 0.
 
@@ -111,9 +128,21 @@ def minimize(
     gradient, as the certificate of `implicit_grad` has it, to that norm. `success` is then true. SciPy's
     methods have their own rules.
 
+    "alternating" takes its gradients at a θ that is not θ⋆, from an adjoint of a few terms: nothing
+    proves that it converges, and where it settles the hypergradient need not be zero. Every check_every
+    steps, and at the end, a copy of θ is trained further (by bounded work) and a certified hypergradient
+    is set beside the loop's own; the loop goes on as if nothing had been. `checks` is a list of
+    OptimizeResults with nit, x, fun, grad, size (of the projected gradient), error, success, status and
+    message of the certified one, and of the loop's own beside it the cosine, the ratio of norms and the
+    difference relative to the certified one's norm. The loop ends, with success, at a check where size +
+    error ≤ gtol; else its status is 1. fun, jac, theta and hypergradient are those of the last check, at
+    x; loop_theta is θ as the loop left it, which `watch` and callback see.
+
     References
     ----------
     .. [1] D. P. Kingma, J. Ba, "Adam: a method for stochastic optimization", ICLR 2015.
+    .. [2] J. Lorraine, P. Vicol, D. Duvenaud, "Optimizing millions of hyperparameters by implicit
+           differentiation", AISTATS 2020.
 
     Examples
     --------

@@ -71,14 +71,7 @@ class Options:
                 f"or a function, found {self.preconditioner!r}"
             )
         if not (type(self.rng) is int and self.rng >= 0):
-            try:
-                np.random.default_rng(self.rng)
-            except (TypeError, ValueError) as error:
-                kind = ValueError if isinstance(error, ValueError) else TypeError
-                raise kind(
-                    f"rng must be a seed, an integer >= 0, or a numpy.random.Generator, found "
-                    f"{self.rng!r}"
-                ) from None
+            _arrays.generator(self.rng, "rng")
 
     @property
     def solved(self) -> str:

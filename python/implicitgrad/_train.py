@@ -10,7 +10,8 @@ import numpy as np
 from scipy.optimize import OptimizeResult
 
 from . import _arrays, _core, _descent, _result, solvers
-from ._native import is_native, linearizer, passer
+from ._native import is_native, linearizer
+from ._rules import refuse_unknown
 from .callables import as_objective
 
 # Of what a gradient was at the start, where L-BFGS hands over to Newton's method.
@@ -49,9 +50,9 @@ def train(
         1e-4 (that is, to tol where it is larger). "lbfgs", "adam" and "sgd" end where they end:
         pass their x as theta0 to train on.
     options : dict, optional
-        For "adam" and "sgd": learning_rate (1e-3 and 0.01 by default), batch_size (rows of a step,
-        drawn without replacement; by default all), rng (seed of the draws), and for "sgd" momentum
-        (default 0.9).
+        For "adam": learning_rate (default 1e-3), beta1 (0.9), beta2 (0.999), eps (1e-8); for "sgd":
+        learning_rate (0.01), momentum (0.9); for both: batch_size (rows of a step, drawn without
+        replacement; by default all), rng (seed of the draws, 0).
 
     Returns
     -------
@@ -101,13 +102,18 @@ def train(
     if tol is not None:
         tol = _arrays.number(tol, "tol", positive=True)
     method = _arrays.choice(method, "method", _descent.METHODS)
-    parsed = _descent.parse(options, method)
+    if options is not None and not isinstance(options, Mapping):
+        raise TypeError(f"options must be a dict or None, found {options!r}")
+    given = dict(options or {})
+    steps = _descent.Steps(f, method, given) if method in _descent.RULES else None
+    refuse_unknown(given, stacklevel=3)
     if maxiter is not None:
         maxiter = _arrays.integer(maxiter, "maxiter", least=1)
     if method in ("auto", "newton"):
         limit = maxiter or _descent.MAXITER["newton"]
-        return solve(f, lam, theta0, tol, limit, descend=method == "auto")
-    return _first_order(f, lam, theta0, tol, maxiter or _descent.MAXITER[method], method, parsed)
+        descent = _descent.MAXITER["auto"] if method == "auto" else 0
+        return solve(f, lam, theta0, tol, limit, descent=descent)
+    return _first_order(f, lam, theta0, tol or 1e-8, maxiter or _descent.MAXITER[method], steps)
 
 
 def start(f: Any, n_theta: int) -> np.ndarray:
@@ -115,39 +121,27 @@ def start(f: Any, n_theta: int) -> np.ndarray:
     return f.initial_theta() if hasattr(f, "initial_theta") else np.zeros(n_theta)
 
 
-def _gradient(lam: np.ndarray) -> _descent.Gradient:
-    """(f, θ) ↦ value and gradient."""
-
-    def at(f: Any, theta: np.ndarray) -> tuple[float, np.ndarray]:
-        here = passer(f)(theta, lam)
-        return float(here.fun), np.asarray(here.jac, dtype=np.float64)
-
-    return at
-
-
 def _first_order(
     f: Any,
     lam: np.ndarray,
     theta0: np.ndarray,
-    tol: float | None,
+    tol: float,
     maxiter: int,
-    method: str,
-    options: _descent.Options,
+    steps: _descent.Steps | None,
 ) -> OptimizeResult:
-    gradient = _gradient(lam)
+    """L-BFGS, or the steps of a rule."""
     with np.errstate(all="ignore"):
-        if method == "lbfgs":
-            found = _descent.lbfgs(gradient, f, theta0, tol or 1e-8, maxiter)
+        if steps is None:
+            found = _descent.lbfgs(f, theta0, lam, tol, maxiter)
         else:
-            steps = _descent.adam if method == "adam" else _descent.sgd
-            found = steps(gradient, f, theta0, maxiter, options)
+            found = _descent.Found(steps.run(theta0, lam, maxiter), maxiter, maxiter)
         finite = bool(np.isfinite(found.theta).all())
-        value, jac = gradient(f, found.theta if finite else theta0)
+        value, jac = _descent.first_order(f, found.theta if finite else theta0, lam)
     stationarity = float(np.max(np.abs(jac), initial=0.0))
     status = "non_finite"
     if finite and math.isfinite(value + stationarity):
         limit = "iteration_limit" if found.nit >= maxiter else "line_search_failed"
-        status = "converged" if stationarity <= (tol or 1e-8) else limit
+        status = "converged" if stationarity <= tol else limit
     return _result_of(status, found.theta, value, stationarity, found.nit, found.nfev + 1, 0)
 
 
@@ -158,19 +152,18 @@ def solve(
     tol: float | None,
     maxiter: int,
     kept: Any = None,
-    descend: bool = True,
+    descent: int = _descent.MAXITER["auto"],
 ) -> OptimizeResult:
     """`train` for arguments that have been validated, with the preconditioner that earlier ones left;
-    `descend` allows for L-BFGS first, where f is not convex."""
+    where f is not convex, `descent` iterations of L-BFGS come first, at most."""
     native = is_native(f)
-    first = _descent.Descent(theta0)
-    if descend and native and not f.convex:
-        gradient = _gradient(lam)
-        size = float(np.max(np.abs(gradient(f, theta0)[1])))
+    first = _descent.Found(theta0)
+    if descent and native and not f.convex:
+        size = float(np.max(np.abs(_descent.first_order(f, theta0, lam)[1])))
         if math.isfinite(size):
             goal = max(tol or 0.0, HAND_OVER * size)
             with np.errstate(all="ignore"):
-                first = _descent.lbfgs(gradient, f, theta0, goal, _descent.MAXITER["auto"])
+                first = _descent.lbfgs(f, theta0, lam, goal, descent)
             first.nfev += 1
     # Whether Newton's steps come from a factor; for linear models the core chooses.
     direct = theta0.size <= (solvers.DIRECT_NETWORK if native else solvers.DIRECT_CALLABLE)

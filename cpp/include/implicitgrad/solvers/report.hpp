@@ -32,7 +32,7 @@ struct solve_options {
   solve_monitor monitor;  // x in the solver's Space
   // Asked after every iteration with its number and the first column's residual; true ends the
   // solve as an iteration limit does.
-  std::function<bool(index iteration, double residual)> give_up;
+  std::function<bool(index iteration, double residual)> give_up = nullptr;
   // Without, the residual that the recurrence carries along decides, for one product less.
   bool recompute = true;
   // Where set, the first column of x is copied here when its residual falls below this for the
