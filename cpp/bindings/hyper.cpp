@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "implicitgrad/hyper_mlp.hpp"
 #include "implicitgrad/hyper_model.hpp"
 #include "linearize.hpp"
 #include "register.hpp"
@@ -64,6 +65,23 @@ class callback_inputs : public InputMap {
   index cols_, n_lam_;
 };
 
+hyper_blocks make_blocks(const row_map* weights, std::shared_ptr<InputMap> inputs,
+                         const row_map* targets) {
+  hyper_blocks blocks;
+  if (weights) blocks.weights = *weights;
+  if (targets) blocks.targets = *targets;
+  blocks.inputs = std::move(inputs);
+  return blocks;
+}
+
+/// f at λ, with factors of the rows as its only hyperparameters.
+template <class Model>
+std::shared_ptr<Model> reweighted(const Model& f, const block_array& lam) {
+  const const_block at = as_block(lam, f.n_lam(), "lam");
+  py::gil_scoped_release release;
+  return f.reweighted(at.data);
+}
+
 }  // namespace
 
 void register_hyper(py::module_& m) {
@@ -87,13 +105,13 @@ void register_hyper(py::module_& m) {
                        const block_array& coefficients, std::string loss, double fixed,
                        index n_groups, const labels& group, bool intercept, int n_threads,
                        const row_map* weights, std::shared_ptr<InputMap> inputs,
-                       const row_map* targets) {
-             hyper_blocks blocks;
-             if (weights) blocks.weights = *weights;
-             if (targets) blocks.targets = *targets;
-             blocks.inputs = std::move(inputs);
-             fixed_rows data{std::move(x),    to_vector(y), to_vector(coefficients),
-                             std::move(loss), intercept,    n_threads};
+                       const row_map* targets, index classes) {
+             hyper_blocks blocks = make_blocks(weights, std::move(inputs), targets);
+             fixed_rows data;
+             data.x = std::move(x), data.y = to_vector(y),
+             data.coefficients = to_vector(coefficients);
+             data.loss = std::move(loss), data.classes = classes;
+             data.intercept = intercept, data.n_threads = n_threads;
              const penalty pen = to_penalty(fixed, n_groups, group);
              py::gil_scoped_release release;
              return std::make_shared<hyper_model>(std::move(data), pen, std::move(blocks));
@@ -101,17 +119,27 @@ void register_hyper(py::module_& m) {
            py::arg("x"), py::arg("y"), py::arg("coefficients"), py::arg("loss"), py::arg("fixed"),
            py::arg("n_groups"), py::arg("group"), py::arg("intercept"), py::arg("n_threads"),
            py::arg("weights").none(true), py::arg("inputs").none(true),
-           py::arg("targets").none(true))
+           py::arg("targets").none(true), py::arg("classes") = 1)
       .def("finite",
            [](const hyper_model& f) {
              py::gil_scoped_release release;
              return f.finite();
            })
-      .def("reweighted", [](const hyper_model& f, const block_array& lam) {
-        const const_block at = as_block(lam, f.n_lam(), "lam");
-        py::gil_scoped_release release;
-        return f.reweighted(at.data);
-      });
+      .def("reweighted", &reweighted<hyper_model>);
+  py::class_<hyper_mlp, Objective, std::shared_ptr<hyper_mlp>>(m, "HyperMlp")
+      .def(py::init([](std::shared_ptr<mlp_architecture> architecture, std::shared_ptr<Matrix> x,
+                       const block_array& y, const block_array& coefficients, int n_threads,
+                       const row_map* weights, std::shared_ptr<InputMap> inputs,
+                       const row_map* targets) {
+             return std::make_shared<hyper_mlp>(
+                 std::move(architecture),
+                 network_rows{std::move(x), to_vector(y), to_vector(coefficients), n_threads},
+                 make_blocks(weights, std::move(inputs), targets));
+           }),
+           py::arg("architecture"), py::arg("x"), py::arg("y"), py::arg("coefficients"),
+           py::arg("n_threads"), py::arg("weights").none(true), py::arg("inputs").none(true),
+           py::arg("targets").none(true))
+      .def("reweighted", &reweighted<hyper_mlp>);
 }
 
 }  // namespace implicitgrad::python

@@ -9,7 +9,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   register_matrices(m);
   register_linearizations(m);
   register_models(m);
-  register_hyper(m);
   register_mlp(m);
+  register_hyper(m);
   register_training(m);
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "implicitgrad/errors.hpp"
@@ -14,6 +15,12 @@ row_map::row_map(std::string transform, index n_lam, std::vector<index> slot)
     if (transform_ == known) n_lam = -1;
   require(n_lam == -1, "unknown transform");
   for (const index l : slot_) require(l >= -1 && l < n_lam_, "a row has a label out of range");
+}
+
+row_map row_map::each(std::string transform, index rows) {
+  std::vector<index> slot(static_cast<std::size_t>(rows));
+  std::iota(slot.begin(), slot.end(), index{0});
+  return row_map(std::move(transform), rows, std::move(slot));
 }
 
 row_map::point::point(const row_map& map, const double* lam) : map_(map) {

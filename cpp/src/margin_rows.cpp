@@ -7,10 +7,10 @@
 #include <cmath>
 
 #include "implicitgrad/errors.hpp"
-#include "implicitgrad/fused_pass.hpp"
 #include "implicitgrad/loss_rows.hpp"
 #include "implicitgrad/losses.hpp"
 #include "implicitgrad/space.hpp"
+#include "row_products.hpp"
 
 namespace implicitgrad {
 
@@ -27,7 +27,7 @@ void visit_targets(const std::string& loss, Visitor&& visitor) {
   });
 }
 
-class margin_rows : public LossRows {
+class margin_rows : public BoundedRows {
  public:
   margin_rows(const margin_data& data, const double* theta)
       : data_(data), theta_(theta, theta + data.x.cols() + (data.intercept ? 1 : 0)) {
@@ -136,32 +136,15 @@ class margin_rows : public LossRows {
   index size() const { return static_cast<index>(theta_.size()); }
   double row_square(index i) const { return data_.squares[i] + (data_.intercept ? 1.0 : 0.0); }
 
-  /// out = [X 1] V. Cost: X is read once for all columns, or once for each where its rows are
-  /// interleaved; 2 flops an entry and column.
+  /// out = [X 1] V.
   void margins_of(const_block v, block out) const {
-    const Matrix& x = data_.x;
-    const index p = x.cols(), at_once = x.interleaved(v.cols) ? 1 : v.cols;
-    const row_blocks blocks = x.blocks(1);
-    poll_interrupt();
-    parallel_for(blocks.count(), data_.n_threads, [&](index b, int) {
-      const index begin = blocks.begin(b), end = blocks.end(b);
-      for (index c = 0; c < v.cols; c += at_once)
-        x.dot(begin, end, v.col(c), v.rows, at_once, out.col(c) + begin, out.rows);
-      if (data_.intercept)
-        for (index c = 0; c < v.cols; ++c)
-          for (index i = begin; i < end; ++i) out.col(c)[i] += v.col(c)[p];
-    });
+    row_products(data_.x, data_.intercept, v, out, data_.n_threads);
   }
 
-  /// out = [X 1]ᵀ (s ∘ u). Cost: X is read once.
-  void transposed(const std::vector<double>& s, const double* u, double* out) const {
-    const std::vector<double> none(theta_.size());
-    fused_pass(
-        data_.x, data_.intercept, {none.data(), size(), 1},
-        [&](index begin, index count, index, double* z, index) {
-          for (index i = 0; i < count; ++i) z[i] = s[begin + i] * u[begin + i];
-        },
-        {out, size(), 1}, data_.n_threads);
+  /// out = [X 1]ᵀ (s ∘ u).
+  void transposed(std::vector<double> s, const double* u, double* out) const {
+    for (std::size_t i = 0; i < s.size(); ++i) s[i] *= u[i];
+    row_sums(data_.x, data_.intercept, {s.data(), rows(), 1}, {out, size(), 1}, data_.n_threads);
   }
 
   void scale(const std::vector<double>& s, block out) const {
@@ -194,7 +177,7 @@ class margin_rows : public LossRows {
 
 }  // namespace
 
-std::unique_ptr<LossRows> make_margin_rows(const margin_data& data, const double* theta) {
+std::unique_ptr<BoundedRows> make_margin_rows(const margin_data& data, const double* theta) {
   return std::make_unique<margin_rows>(data, theta);
 }
 

@@ -38,6 +38,7 @@ template <class T>
 struct mlp_workspace {
   std::vector<panel<T>> rz, ra, rg;
   std::vector<T> direction, sums;
+  std::vector<double> unused;  // sums that nobody asks for
 };
 
 /// Workspaces that wait for the next product: fresh memory would cost a page fault every 4 KB.
@@ -86,7 +87,10 @@ struct mlp_data {
 };
 
 template <class T>
-class mlp_linearization : public HyperLinearization {
+class weight_sums;
+
+template <class T>
+class mlp_linearization : public NetworkLinearization {
  public:
   mlp_linearization(std::shared_ptr<const mlp_data<T>> data, const double* theta,
                     const double* lam);
@@ -108,8 +112,11 @@ class mlp_linearization : public HyperLinearization {
   double cross_scale(const double* q) const override { return penalty_.cross_scale(q); }
   std::vector<double> gradient_terms(bool by_row) const override;
   solve_costs costs(double nats) const override;
+  std::unique_ptr<NetworkRows> loss_rows() const override;
 
  private:
+  template <class>
+  friend class mlp_rows;
   enum class curvature { exact, gauss_newton };
 
   /// H, or its Gauss-Newton approximation; `gauged` with curvature along the direction that adds a
@@ -138,9 +145,32 @@ class mlp_linearization : public HyperLinearization {
     return l == 0 ? data_->rows_of_x(row) : activations_[l].operand(row);
   }
 
+  /// φ' of a layer from a row on, where it is kept.
+  T* slope(index l, index row) const {
+    return data_->activation.keeps_slope ? slopes_[l].from(row) : nullptr;
+  }
+  const T* probabilities(index row) const {
+    return data_->loss.keeps_probabilities ? probabilities_.from(row) : nullptr;
+  }
+
   void linearize();
   void apply(const double* v, double* out, curvature kind) const;
   void apply(const double* v, double* out, curvature kind, mlp_workspace<T>& work) const;
+
+  // The passes of one block of rows, along v and, unless that is null, along rx, an RX without
+  // gaps.
+
+  void make_room(mlp_workspace<T>& work) const;
+  /// v as T.
+  const T* direction(const double* v, mlp_workspace<T>& work) const;
+  /// RZ_l into work.rz, RA_l into work.ra; RZ_L without the bias's share u_L.
+  void r_forward(index begin, index rows, const T* v, const T* rx, mlp_workspace<T>& work) const;
+  /// RG_l into work.rg, of an RG_L in rz[L], where deltas[l] are the G_l from row `from` on;
+  /// without the terms that contain G where v is null. The block's part of the result goes to
+  /// `sums`, unless that is null, but for the last layer's biases.
+  void r_backward(index begin, index rows, const T* v, const T* rx,
+                  const std::vector<panel<T>>& deltas, index from, weight_sums<T>* sums,
+                  mlp_workspace<T>& work) const;
 
   std::shared_ptr<const mlp_data<T>> data_;
   l2_term penalty_;
@@ -183,6 +213,8 @@ class weight_sums {
 
   /// After a block.
   void flush();
+
+  double* biases(index l) { return out_ + architecture_.layers[l].biases; }
 
  private:
   double* out_;

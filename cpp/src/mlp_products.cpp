@@ -30,89 +30,106 @@ void mlp_linearization<T>::apply(const double* v, double* out, curvature kind) c
 }
 
 template <class T>
+void mlp_linearization<T>::make_room(mlp_workspace<T>& work) const {
+  if (!work.rz.empty()) return;
+  const auto& layers = architecture().layers;
+  const index most = data_->blocks.rows_per_block, depth = static_cast<index>(layers.size());
+  work.rz.resize(layers.size() + 1), work.ra.resize(layers.size()), work.rg.resize(layers.size());
+  for (index l = 1; l <= depth; ++l) work.rz[l] = panel<T>(most, layers[l - 1].out);
+  for (index l = 1; l < depth; ++l)
+    work.ra[l] = panel<T>(most, layers[l].in), work.rg[l] = panel<T>(most, layers[l].in);
+  const std::vector<index>& widths = architecture().widths;
+  work.unused.resize(static_cast<std::size_t>(*std::max_element(widths.begin(), widths.end())));
+}
+
+template <class T>
+const T* mlp_linearization<T>::direction(const double* v, mlp_workspace<T>& work) const {
+  if constexpr (std::is_same_v<T, double>) {
+    return v;
+  } else {
+    work.direction.assign(v, v + architecture().n_theta);
+    return work.direction.data();
+  }
+}
+
+template <class T>
+void mlp_linearization<T>::r_forward(index begin, index rows, const T* v, const T* rx,
+                                     mlp_workspace<T>& work) const {
+  const auto& layers = architecture().layers;
+  const auto depth = static_cast<index>(layers.size());
+  const T* theta = parameters();
+  for (index l = 1; l <= depth; ++l) {
+    const auto& at = layers[l - 1];
+    T* z = work.rz[l].from(0);
+    gemm(rows, at.out, at.in, activations(l - 1, begin), {v + at.weights, at.out}, T(0), z, at.out);
+    const T* moved = l > 1 ? work.ra[l - 1].from(0) : rx;
+    if (moved)
+      gemm(rows, at.out, at.in, gemm_operand<T>{moved, at.in}, {theta + at.weights, at.out}, T(1),
+           z, at.out);
+    if (l == depth) return;
+    for_chunks(rows, at.out, data_->n_threads, nullptr, [&](index first, index count, double*) {
+      const index row = begin + first;
+      data_->activation.r_forward(count, at.out, work.rz[l].from(first), v + at.biases,
+                                  activations_[l].from(row), slope(l, row), work.ra[l].from(first));
+    });
+  }
+}
+
+template <class T>
+void mlp_linearization<T>::r_backward(index begin, index rows, const T* v, const T* rx,
+                                      const std::vector<panel<T>>& deltas, index from,
+                                      weight_sums<T>* sums, mlp_workspace<T>& work) const {
+  const auto& layers = architecture().layers;
+  const auto depth = static_cast<index>(layers.size());
+  const T* theta = parameters();
+  for (index l = depth; l >= 1; --l) {
+    const auto& at = layers[l - 1];
+    const gemm_operand<T> r_delta = (l == depth ? work.rz[l] : work.rg[l]).operand(0);
+    const gemm_operand<T> delta = deltas[l].operand(from);
+    const T* moved = !v ? nullptr : l > 1 ? work.ra[l - 1].from(0) : rx;
+    if (sums) sums->add(l - 1, activations(l - 1, begin).t(), r_delta, rows, true);
+    if (sums && moved) sums->add(l - 1, gemm_operand<T>{moved, at.in}.t(), delta, rows, false);
+    if (l == 1) return;
+    T* e = work.rg[l - 1].from(0);
+    gemm(rows, at.in, at.out, r_delta, gemm_operand<T>{theta + at.weights, at.out}.t(), T(0), e,
+         at.in);
+    if (v)
+      gemm(rows, at.in, at.out, delta, gemm_operand<T>{v + at.weights, at.out}.t(), T(1), e, at.in);
+    double* total = sums ? sums->biases(l - 2) : work.unused.data();
+    for_chunks(rows, at.in, data_->n_threads, total, [&](index first, index count, double* into) {
+      const T* a = activations_[l - 1].from(begin + first);
+      const T* slopes = slope(l - 1, begin + first);
+      T* to = work.rg[l - 1].from(first);
+      if (v)
+        data_->activation.r_backward(count, at.in, to, work.rz[l - 1].from(first),
+                                     deltas[l - 1].from(from + first), a, slopes, into);
+      else
+        data_->activation.backward(count, at.in, to, a, slopes, into);
+    });
+  }
+}
+
+template <class T>
 void mlp_linearization<T>::apply(const double* v, double* out, curvature kind,
                                  mlp_workspace<T>& work) const {
   const mlp_data<T>& d = *data_;
-  const auto& layers = architecture().layers;
-  const auto depth = static_cast<index>(layers.size());
-  const bool exact = kind == curvature::exact;
-  const T* theta = parameters();
-  const T* direction;
-  if constexpr (std::is_same_v<T, double>) {
-    direction = v;
-  } else {
-    work.direction.assign(v, v + architecture().n_theta);
-    direction = work.direction.data();
-  }
-
-  auto& [rz, ra, rg, cast, buffer] = work;
-  if (rz.empty()) {
-    const index most = d.blocks.rows_per_block;
-    rz.resize(layers.size() + 1), ra.resize(layers.size()), rg.resize(layers.size());
-    for (index l = 1; l <= depth; ++l) rz[l] = panel<T>(most, layers[l - 1].out);
-    for (index l = 1; l < depth; ++l)
-      ra[l] = panel<T>(most, layers[l].in), rg[l] = panel<T>(most, layers[l].in);
-  }
-
-  weight_sums<T> sums(out, buffer, architecture());
-  const auto slope_of = [&](index l, index row) {
-    return d.activation.keeps_slope ? slopes_[l].from(row) : nullptr;
-  };
+  make_room(work);
+  const T* along = direction(v, work);
+  const auto& last = architecture().layers.back();
+  const panel<T>& z = work.rz.back();
+  weight_sums<T> sums(out, work.sums, architecture());
   for (index b = 0; b < d.blocks.count(); ++b) {
     poll_interrupt();
     const index begin = d.blocks.begin(b), rows = d.blocks.end(b) - begin;
-    for (index l = 1; l <= depth; ++l) {
-      const auto& at = layers[l - 1];
-      T* z = rz[l].from(0);
-      gemm(rows, at.out, at.in, activations(l - 1, begin), {direction + at.weights, at.out}, T(0),
-           z, at.out);
-      if (l > 1)
-        gemm(rows, at.out, at.in, ra[l - 1].operand(0), {theta + at.weights, at.out}, T(1), z,
-             at.out);
-      const T* shift = direction + at.biases;
-      if (l < depth)
-        for_chunks(rows, at.out, d.n_threads, nullptr, [&](index first, index count, double*) {
-          const index row = begin + first;
-          d.activation.r_forward(count, at.out, rz[l].from(first), shift, activations_[l].from(row),
-                                 slope_of(l, row), ra[l].from(first));
-        });
-      else
-        for_chunks(rows, at.out, d.n_threads, out + at.biases,
-                   [&](index first, index count, double* into) {
-                     const index row = begin + first;
-                     d.loss.second(count, at.out, rz[l].from(first), shift,
-                                   d.loss.keeps_probabilities ? probabilities_.from(row) : nullptr,
-                                   d.weights.data() + row, into);
-                   });
-    }
-
-    for (index l = depth; l >= 1; --l) {
-      const auto& at = layers[l - 1];
-      const gemm_operand<T> r_delta = (l == depth ? rz[l] : rg[l]).operand(0);
-      const gemm_operand<T> delta = deltas_[l].operand(begin);
-      sums.add(l - 1, activations(l - 1, begin).t(), r_delta, rows, true);
-      if (l == 1) break;
-      T* e = rg[l - 1].from(0);
-      gemm(rows, at.in, at.out, r_delta, gemm_operand<T>{theta + at.weights, at.out}.t(), T(0), e,
-           at.in);
-      if (exact) {
-        sums.add(l - 1, ra[l - 1].operand(0).t(), delta, rows, false);
-        gemm(rows, at.in, at.out, delta, gemm_operand<T>{direction + at.weights, at.out}.t(), T(1),
-             e, at.in);
-      }
-      for_chunks(rows, at.in, d.n_threads, out + layers[l - 2].biases,
-                 [&](index first, index count, double* into) {
-                   const index row = begin + first;
-                   const T* a = activations_[l - 1].from(row);
-                   const T* slope = slope_of(l - 1, row);
-                   if (exact)
-                     d.activation.r_backward(count, at.in, rg[l - 1].from(first),
-                                             rz[l - 1].from(first), deltas_[l - 1].from(row), a,
-                                             slope, into);
-                   else
-                     d.activation.backward(count, at.in, rg[l - 1].from(first), a, slope, into);
-                 });
-    }
+    r_forward(begin, rows, along, nullptr, work);
+    for_chunks(rows, last.out, d.n_threads, out + last.biases,
+               [&](index first, index count, double* into) {
+                 const index row = begin + first;
+                 d.loss.second(count, last.out, z.from(first), along + last.biases,
+                               probabilities(row), d.weights.data() + row, into);
+               });
+    r_backward(begin, rows, kind == curvature::exact ? along : nullptr, nullptr, deltas_, begin,
+               &sums, work);
     sums.flush();
   }
   penalty_.add_product(v, out);
@@ -178,14 +195,32 @@ solve_costs mlp_linearization<T>::costs(double /*nats*/) const {
 template void mlp_linearization<double>::product::apply(const_block, block) const;
 template void mlp_linearization<float>::product::apply(const_block, block) const;
 template void mlp_linearization<double>::apply(const double*, double*, curvature) const;
-template void mlp_linearization<float>::apply(const double*, double*, curvature) const;
 template void mlp_linearization<double>::apply(const double*, double*, curvature,
                                                mlp_workspace<double>&) const;
+template void mlp_linearization<double>::make_room(mlp_workspace<double>&) const;
+template const double* mlp_linearization<double>::direction(const double*,
+                                                            mlp_workspace<double>&) const;
+template void mlp_linearization<double>::r_forward(index, index, const double*, const double*,
+                                                   mlp_workspace<double>&) const;
+template void mlp_linearization<double>::r_backward(index, index, const double*, const double*,
+                                                    const std::vector<panel<double>>&, index,
+                                                    weight_sums<double>*,
+                                                    mlp_workspace<double>&) const;
+template std::vector<double> mlp_linearization<double>::gradient_terms(bool) const;
+template solve_costs mlp_linearization<double>::costs(double) const;
+template void mlp_linearization<float>::apply(const double*, double*, curvature) const;
 template void mlp_linearization<float>::apply(const double*, double*, curvature,
                                               mlp_workspace<float>&) const;
-template std::vector<double> mlp_linearization<double>::gradient_terms(bool) const;
+template void mlp_linearization<float>::make_room(mlp_workspace<float>&) const;
+template const float* mlp_linearization<float>::direction(const double*,
+                                                          mlp_workspace<float>&) const;
+template void mlp_linearization<float>::r_forward(index, index, const float*, const float*,
+                                                  mlp_workspace<float>&) const;
+template void mlp_linearization<float>::r_backward(index, index, const float*, const float*,
+                                                   const std::vector<panel<float>>&, index,
+                                                   weight_sums<float>*,
+                                                   mlp_workspace<float>&) const;
 template std::vector<double> mlp_linearization<float>::gradient_terms(bool) const;
-template solve_costs mlp_linearization<double>::costs(double) const;
 template solve_costs mlp_linearization<float>::costs(double) const;
 
 }  // namespace implicitgrad

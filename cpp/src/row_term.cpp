@@ -161,7 +161,7 @@ class row_term : public WeightedRows {
     return out;
   }
 
-  std::unique_ptr<LossRows> loss_rows(const data_state& at, const double* theta) const override {
+  std::unique_ptr<BoundedRows> loss_rows(const data_state& at, const double* theta) const override {
     if (!squares_) return nullptr;
     return make_margin_rows({*x_, *squares_, y_, at.margins, loss_, intercept_, n_threads_}, theta);
   }

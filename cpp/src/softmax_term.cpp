@@ -36,8 +36,10 @@ constexpr double most_third = 0.2721655269759087;  // √6 / 9 = (√2)³ / (6 �
 class softmax_term : public WeightedRows {
  public:
   softmax_term(std::shared_ptr<const Matrix> x, std::vector<double> y, index classes,
-               std::vector<double> weights, bool intercept, int n_threads)
-      : WeightedRows(std::move(x), std::move(weights), intercept, n_threads), y_(std::move(y)) {
+               std::vector<double> weights, bool intercept, int n_threads,
+               std::shared_ptr<const std::vector<double>> squares = nullptr)
+      : WeightedRows(std::move(x), std::move(weights), intercept, n_threads, std::move(squares)),
+        y_(std::move(y)) {
     width_ = classes;
     require(classes >= 2, "n_classes must be at least 2");
     require(static_cast<index>(y_.size()) == rows(), "y must have one entry for each row of X");
@@ -54,12 +56,15 @@ class softmax_term : public WeightedRows {
     state.curvature.resize(static_cast<std::size_t>(n * columns));
     // Of each block of rows: the folds' values, and the squares of slopes of each column.
     const index sums = folds_ + columns;
+    if (squares_) state.margins.resize(static_cast<std::size_t>(n * columns));
     std::vector<double> partial(static_cast<std::size_t>(x_->blocks(columns).count() * sums));
     const std::vector<double> w = by_columns(theta, 1);
     std::vector<double> slope(w.size());
     fused_pass(
         *x_, intercept_, {w.data(), order(), columns},
         [&](index begin, index count, index b, double* z, index ldz) {
+          for (index c = 0; c < columns && squares_; ++c)
+            std::copy_n(z + c * ldz, count, state.margins.data() + c * n + begin);
           for (index f = 0; f < folds_; ++f) {
             double* sum = partial.data() + b * sums;
             sum[f] += kernels::evaluate_softmax(
@@ -198,6 +203,12 @@ class softmax_term : public WeightedRows {
     return out;
   }
 
+  std::unique_ptr<BoundedRows> loss_rows(const data_state& at, const double* theta) const override {
+    if (!squares_) return nullptr;
+    return make_class_rows({*x_, *squares_, y_, at.margins, "softmax", intercept_, n_threads_},
+                           width_, theta);
+  }
+
   std::unique_ptr<HessianSketch> sketch(const data_state& at, index sampled,
                                         std::uint64_t seed) const override {
     const std::vector<double> d = mean_over_folds(diagonals(at), rows() * width_);
@@ -275,6 +286,15 @@ std::shared_ptr<const DataTerm> make_softmax_term(std::shared_ptr<const Matrix> 
                                                   int n_threads) {
   return std::make_shared<softmax_term>(std::move(x), std::move(y), classes, std::move(weights),
                                         intercept, n_threads);
+}
+
+std::shared_ptr<const DataTerm> make_softmax_term(
+    std::shared_ptr<const Matrix> x, std::shared_ptr<const std::vector<double>> squares,
+    std::vector<double> y, index classes, std::vector<double> coefficients, bool intercept,
+    int n_threads) {
+  return std::make_shared<softmax_term>(std::move(x), std::move(y), classes,
+                                        std::move(coefficients), intercept, n_threads,
+                                        std::move(squares));
 }
 
 }  // namespace implicitgrad

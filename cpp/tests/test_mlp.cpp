@@ -4,6 +4,7 @@
 
 #include "implicitgrad/blas.hpp"
 #include "implicitgrad/mlp.hpp"
+#include "implicitgrad/space.hpp"
 #include "support.hpp"
 
 namespace implicitgrad::testing {
@@ -179,7 +180,70 @@ void check(const network& net, double tolerance) {
   }
 }
 
+double dot(const std::vector<double>& a, const std::vector<double>& b) {
+  return host_space::dot(static_cast<index>(a.size()), a.data(), b.data());
+}
+
+double norm(const std::vector<double>& a) { return std::sqrt(dot(a, a)); }
+
+/// The rows against the gradient, and against each other; one of the c_i is zero.
+template <class T>
+void check_rows(const network& net, double tolerance) {
+  CAPTURE(net.activation);
+  CAPTURE(net.widths.size());
+  random_source random(13);
+  const auto architecture = architecture_of(net);
+  const index n = net.rows, p = net.widths.front(), size = architecture->n_theta;
+  const stored_matrix<T> x(n, p, net.order, 0, 5);
+  std::vector<double> y(static_cast<std::size_t>(n)), c = random.vector(n);
+  for (index i = 0; i < n; ++i) y[i] = static_cast<double>(i % net.widths.back());
+  for (double& w : c) w = std::abs(w) / static_cast<double>(n);
+  c[1] = 0.0;
+  const std::vector<double> theta = random.vector(size), q = random.vector(size);
+  const auto f = make_mlp(architecture, std::make_shared<dense_matrix<T>>(x.view()), y, c, 2);
+  const auto at =
+      std::dynamic_pointer_cast<const NetworkLinearization>(f->linearize(theta.data(), nullptr));
+  REQUIRE(at);
+  const auto rows = at->loss_rows();
+  std::vector<double> values(c.size()), along(c.size()), norms(c.size()), sum(theta.size());
+  rows->values(values.data());
+  rows->products(column(q), column(along));
+  rows->norms(norms.data());
+  rows->sum(c.data(), sum.data());
+
+  std::vector<double> penalty(theta.size());
+  for (const auto& [begin, count] : architecture->penalty.runs)
+    for (index j = begin; j < begin + count; ++j) penalty[j] = 0.125 * theta[j];
+  CHECK(dot(c, values) + 0.5 * dot(penalty, theta) ==
+        doctest::Approx(at->fun()).epsilon(tolerance));
+  for (std::size_t j = 0; j < sum.size(); ++j) penalty[j] += sum[j];
+  CHECK(largest_difference(penalty, at->jac()) <= tolerance * norm(at->jac()));
+  CHECK(std::abs(dot(c, along) - dot(sum, q)) <= tolerance * norm(sum) * norm(q));
+
+  std::vector<double> one(c.size());
+  one[1] = 1.0;
+  rows->sum(one.data(), sum.data());
+  CHECK(norm(sum) == doctest::Approx(norms[1]).epsilon(tolerance));
+  CHECK(along[1] == doctest::Approx(dot(sum, q)).epsilon(100 * tolerance));
+
+  const std::vector<index> some{n - 1, 2, n / 2};
+  const std::vector<double> u = random.vector(3 * p);
+  std::vector<double> products(u.size());
+  rows->input_products(some, q.data(), products.data());
+  rows->input_sum(some, u.data(), sum.data());
+  CHECK(std::abs(dot(products, u) - dot(sum, q)) <= tolerance * norm(sum) * norm(q));
+}
+
 }  // namespace
+
+TEST_CASE("rows of networks, in one block and in several") {
+  for (const std::string activation : {"tanh", "softplus", "relu"})
+    for (const std::vector<index>& widths : {std::vector<index>{4, 3}, {4, 5, 3}, {2, 4, 3, 2}})
+      for (const index n : {9, 4200}) {
+        check_rows<double>({widths, activation, "softmax", n}, 1e-12);
+        check_rows<float>({widths, activation, "softmax", n, layout::column_major}, 1e-4);
+      }
+}
 
 TEST_CASE("value, gradient and products of networks") {
   for (const std::string activation : {"tanh", "softplus", "relu", "identity"})

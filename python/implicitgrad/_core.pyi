@@ -274,6 +274,7 @@ class HyperModel(NativeObjective):
         weights: RowMap | None,
         inputs: InputMap | None,
         targets: RowMap | None,
+        classes: int = 1,
     ) -> None: ...
     def finite(self) -> bool: ...
     # The model at lam, with factors e^μ of its coefficients as the only hyperparameters.
@@ -342,6 +343,20 @@ class MlpArchitecture:
 def mlp(
     architecture: MlpArchitecture, x: Matrix, y: ArrayLike, weights: ArrayLike, n_threads: int
 ) -> NativeObjective: ...
+
+class HyperMlp(NativeObjective):
+    def __init__(
+        self,
+        architecture: MlpArchitecture,
+        x: Matrix,
+        y: ArrayLike,
+        coefficients: ArrayLike,
+        n_threads: int,
+        weights: RowMap | None,
+        inputs: InputMap | None,
+        targets: RowMap | None,
+    ) -> None: ...
+    def reweighted(self, lam: ArrayLike, /) -> HyperMlp: ...
 
 # Training.
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from . import _arrays, _implicit, _options, _result, hyper, solvers
+from . import _arrays, _implicit, _options, _result, solvers
 from ._blocks import Block
 from ._cv import FoldedModel
 from ._native import is_native, linearizer, passer
 from ._problem import Point, Problem, tolerance
 from ._result import InfluenceResult
 from .linearization import EXACT, Linearization, NativeLinearization
-from .objectives import LinearModel
+from .objectives import LinearModel, NativeObjective
 
 
 def influence(
@@ -41,8 +40,8 @@ def influence(
 
     Parameters
     ----------
-    f : LeastSquares or Logistic
-        The training objective, with one target.
+    f : LeastSquares, Logistic, Softmax, Poisson or MLP
+        The training objective; a linear model with one target.
     g : objective
         The outer loss, as for `implicit_grad`.
     theta : array, shape (n_theta,)
@@ -88,8 +87,8 @@ def influence(
     (True, 2)
     """
     if not is_native(f) or isinstance(f, FoldedModel):
-        raise TypeError(f"f must be a LeastSquares or Logistic objective, found {f!r}")
-    if f.y.ndim != 1:
+        raise TypeError(f"f must be an objective of the library, and no folds, found {f!r}")
+    if f.y.ndim != 1 and isinstance(f, LinearModel):
         raise ValueError(f"f must have one target, found y of shape {f.y.shape}")
     if lam is None and f.n_lam:
         raise ValueError(f"lam is missing: f has n_lam = {f.n_lam}")
@@ -107,27 +106,22 @@ def influence(
     return result
 
 
-class Reweighted(LinearModel):
+class Reweighted(NativeObjective):
     """f at one λ, its only hyperparameters being logarithms of factors of its coefficients."""
 
-    def __init__(self, f: LinearModel, lam: np.ndarray):
+    def __init__(self, f: NativeObjective, lam: np.ndarray):
         vars(self).update(vars(f))
-        core = f._core
-        if len(f._blocks) == 1:
-            handle = _arrays.matrix(f.X, f.n_threads)[0]
-            core = f._hyper_model(handle, hyper.NO_BLOCKS)
-        self._core = core.reweighted(lam)
-        self.n_lam = self._core.n_lam
+        self.convex, self._linearization = f.convex, f._linearization
+        self._own(f._reweighted(lam))
         self._blocks = [Block("sample_weight", self.n_lam, _arrays.logarithms)]
-        self._memory = threading.local()
 
 
 class InfluenceProblem(Problem):
     """The pair with the factors of the rows in the place of λ."""
 
-    def __init__(self, f: LinearModel, pair: Problem, lam: np.ndarray):
+    def __init__(self, f: NativeObjective, pair: Problem, lam: np.ndarray):
         self.f, self.g = Reweighted(f, lam), pair.g
-        self.native = self.convex = True
+        self.native, self.convex = True, f.convex
         self._linearize_f, self._linearize_g = linearizer(self.f), pair._linearize_g
         self._pass_f, self._pass_g = passer(self.f), pair._pass_g
         self._held = lam

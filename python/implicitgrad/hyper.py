@@ -51,14 +51,22 @@ class SampleWeights:
     def __init__(self, transform: str = "sigmoid", groups: Any = None):
         self.transform = _arrays.choice(transform, "transform", TRANSFORMS)
         self.groups = None if groups is None else _arrays.group_labels(groups, "groups", "row")
+        self._size: int | None = None if self.groups is None else int(self.groups.max()) + 1
 
     def _bind(self, n_rows: int) -> tuple[Any, Block]:
         slot = np.arange(n_rows) if self.groups is None else self.groups
         if slot.size != n_rows:
             raise ValueError(f"sample_weight has {slot.size} group labels, X has {n_rows} rows")
-        size = int(slot.max()) + 1
+        size = self._size or n_rows
         made = _core.RowMap(self.transform, size, slot)
         return made, Block("sample_weight", size, RANGES[self.transform])
+
+    def _of(self, rows: np.ndarray, n_rows: int) -> SampleWeights:
+        """Those of some of n rows, which are made of the same block of λ."""
+        part = SampleWeights(self.transform)
+        part.groups = rows % n_rows if self.groups is None else self.groups[rows]
+        part._size = self._size or n_rows
+        return part
 
     def __repr__(self) -> str:
         groups = "" if self.groups is None else f", groups={self.groups.tolist()}"
@@ -68,10 +76,10 @@ class SampleWeights:
 class Targets:
     """Targets of rows as hyperparameters.
 
-    For `LeastSquares` y_i = λ_i. For `Logistic` λ_i is the logit of a soft label: with
-    t_i = 1/(1 + e^{−λ_i}) the probability of the class 1, the loss of row i is the cross-entropy
-    t_i log(1 + e^{−z_i}) + (1 − t_i) log(1 + e^{z_i}), z_i = x_iᵀθ; as λ_i → ±∞ that is the loss of
-    the label ±1.
+    For `LeastSquares`, and for `MLP` with the squared loss and one output, y_i = λ_i. For `Logistic` λ_i
+    is the logit of a soft label: with t_i = 1/(1 + e^{−λ_i}) the probability of the class 1, the loss of
+    row i is the cross-entropy t_i log(1 + e^{−z_i}) + (1 − t_i) log(1 + e^{z_i}), z_i = x_iᵀθ; as
+    λ_i → ±∞ that is the loss of the label ±1. Other losses refuse them.
 
     Parameters
     ----------
@@ -173,7 +181,7 @@ def shown(in_rows: InRows) -> str:
     return "".join(f", {n}={a!r}" for n, a in zip(names, in_rows, strict=True) if a is not None)
 
 
-def bind(X: Any, y: np.ndarray, in_rows: InRows, transform: str | None) -> Blocks:
+def bind(X: Any, in_rows: InRows, transform: str | None) -> Blocks:
     """The blocks that these stand for, on this data. `transform` makes targets of λ; None
     where the loss has no such targets."""
     sample_weight, inputs, targets = in_rows
@@ -199,13 +207,15 @@ def bind(X: Any, y: np.ndarray, in_rows: InRows, transform: str | None) -> Block
             raise TypeError("targets of this loss cannot be hyperparameters")
         made["targets"], block = targets._bind(X.shape[0], transform)
         blocks.append(block)
-    if blocks and y.ndim != 1:
-        raise ValueError(
-            f"y must be one-dimensional where {blocks[0].name} is a hyperparameter, found shape "
-            f"{y.shape}"
-        )
     free = targets is not None and blocks[-1].size == X.shape[0]
     return Blocks(**made, blocks=blocks, free_targets=free)
+
+
+def require_one_target(y: np.ndarray, name: str) -> None:
+    if y.ndim != 1:
+        raise ValueError(
+            f"y must be one-dimensional where {name} is a hyperparameter, found shape {y.shape}"
+        )
 
 
 def refuse_weights(sample_weight: Any, where: str) -> None:

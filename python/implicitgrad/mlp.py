@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from . import _arrays, _core
+from . import _arrays, _core, hyper
 from ._blocks import Block
 from .linearization import EXACT, HessianOperator, NativeLinearization, Noise
 from .objectives import NativeObjective, effective_rows
@@ -33,6 +33,7 @@ class MLPLinearization(NativeLinearization):
     """
 
     single = False  # whether its products are in float32
+    rows = False  # whether λ is in the rows, so that products with C are, too
 
     @cached_property
     def gauss_newton(self) -> HessianOperator:
@@ -46,11 +47,20 @@ class MLPLinearization(NativeLinearization):
             return EXACT
         v = np.random.default_rng(0).standard_normal(self.jac.size)
         hess = _core.norm(self._core.hess.apply(v)) / _core.norm(v)
-        return Noise(_SINGLE * _core.norm(self._core.gradient_terms(False)), 0.0, _SINGLE * hess)
+        jac = _core.norm(self._core.gradient_terms(False))
+        of_lam = 0.0, 0.0
+        if self.rows:
+            scale = self._core.cross_transpose_and_scale(v)[1] / _core.norm(v)
+            of_lam = self.jac_lam_norm, scale
+        return Noise(*(_SINGLE * size for size in (jac, of_lam[0], hess, of_lam[1])))
 
 
 class SingleLinearization(MLPLinearization):
     single = True
+
+
+class SingleRowsLinearization(SingleLinearization):
+    rows = True
 
 
 class MLP(NativeObjective):
@@ -84,8 +94,13 @@ class MLP(NativeObjective):
     penalty : L2, optional
         How λ enters; without it the objective is a plain loss with n_lam = 0. Biases are not
         penalised.
-    sample_weight : array, shape (n,), optional
-        Weights w ≥ 0, used as s_i = n w_i / Σ w.
+    sample_weight : array, shape (n,), or SampleWeights, optional
+        Weights w ≥ 0, used as s_i = n w_i / Σ w. With `SampleWeights` they are hyperparameters.
+    inputs : Inputs, Transform, Affine or Noise, optional
+        Rows of X, or a transform of all of them, as hyperparameters; the network is then computed in
+        float64.
+    targets : Targets, optional
+        Targets as hyperparameters, for "squared" with one output.
     n_classes : int, optional
         K, where y may lack the last classes; for "softmax" only.
     n_threads : int, optional
@@ -141,6 +156,8 @@ class MLP(NativeObjective):
         loss: str = "softmax",
         penalty: L2 | None = None,
         sample_weight: Any = None,
+        inputs: Any = None,
+        targets: Any = None,
         n_classes: int | None = None,
         n_threads: int | None = None,
     ):
@@ -164,13 +181,18 @@ class MLP(NativeObjective):
             outputs = 1 if self.y.ndim == 1 else self.y.shape[1]
         if not handle.all_finite(self.n_threads):
             _arrays.check_finite(np.asarray(self.X, dtype=np.float64), "X")
-        weights = _arrays.weights(sample_weight, n)
+        as_lam = isinstance(sample_weight, hyper.SampleWeights)
+        weights = _arrays.weights(None if as_lam else sample_weight, n)
         self.n_outer = effective_rows(weights) if weights.size else float(n)
         # The c_i of the core: s_i / n.
         self._weights = weights / weights.sum() if weights.size else np.full(n, 1.0 / n)
         self.widths = (p, *self.hidden, outputs)
-        single = self.X.dtype == np.float32
-        self._linearization = SingleLinearization if single else MLPLinearization
+        self._in_rows = (sample_weight if as_lam else None), inputs, targets
+        if self.X.dtype == np.float32 and inputs is None:
+            in_rows = as_lam or targets is not None
+            self._linearization = SingleRowsLinearization if in_rows else SingleLinearization
+        else:
+            self._linearization = MLPLinearization
         self._own(self._build(handle))
 
     _transient = ("_core", "_memory", "_architecture")
@@ -189,7 +211,22 @@ class MLP(NativeObjective):
                 n_groups,
                 group,
             )
+        rows = hyper.bind(self.X, self._in_rows, "identity" if self.loss == "squared" else None)
+        if rows.targets:
+            hyper.require_one_target(self.y, "targets")
+        self._blocks = [self._blocks[0], *rows.blocks]
+        if rows.blocks:
+            return self._hyper_model(handle, rows)
         return _core.mlp(self._architecture, handle, self.y.ravel(), self._weights, self.n_threads)
+
+    def _hyper_model(self, handle: Any, rows: hyper.Blocks) -> _core.HyperMlp:
+        """The same with blocks of λ in the rows."""
+        return _core.HyperMlp(
+            *(self._architecture, handle, self.y.ravel(), self._weights, self.n_threads),
+            weights=rows.weights,
+            inputs=rows.inputs,
+            targets=rows.targets,
+        )
 
     def rows(self, idx: Any) -> MLP:
         """The objective on some of the rows, for minibatches.
@@ -203,8 +240,19 @@ class MLP(NativeObjective):
         -------
         MLP
             (1/m) Σ_{i in idx} s_i ℓ_i + the same penalty, with the s_i of all rows: its mean over
-            random idx is f. Costs a copy of these rows.
+            random idx is f. Costs a copy of these rows. λ is that of f: weights that are
+            hyperparameters keep their block.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For bad idx, and where inputs or targets are hyperparameters.
         """
+        weights, *others = self._in_rows
+        if any(given is not None for given in others):
+            raise TypeError(
+                f"rows(idx) needs inputs and targets that are not hyperparameters, found {self!r}"
+            )
         rows = np.asarray(idx)
         n = self.X.shape[0]
         if rows.ndim != 1 or rows.dtype.kind not in "iu" or rows.size == 0:
@@ -216,6 +264,7 @@ class MLP(NativeObjective):
         vars(part).update(vars(self))
         part.X = np.ascontiguousarray(self.X[rows])
         part.y, part._weights = self.y[rows], self._weights[rows] * (n / rows.size)
+        part._in_rows = weights and weights._of(rows, n), None, None
         part.n_outer = effective_rows(part._weights) if part._weights.any() else 0.0
         part._own(part._build(_core.dense_matrix(part.X)))
         return part
@@ -247,7 +296,8 @@ class MLP(NativeObjective):
         n, p = self.X.shape
         return (
             f"MLP(<{n} × {p} {self.X.dtype}>, hidden={self.hidden}, "
-            f"activation={self.activation!r}, loss={self.loss!r}, penalty={self.penalty!r})"
+            f"activation={self.activation!r}, loss={self.loss!r}, penalty={self.penalty!r}"
+            f"{hyper.shown(self._in_rows)})"
         )
 
 

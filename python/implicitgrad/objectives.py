@@ -41,6 +41,18 @@ class NativeObjective:
         """The objective in the core, of X's handle there and what else has been validated."""
         raise NotImplementedError
 
+    def _hyper_model(self, handle: Any, rows: hyper.Blocks) -> Any:
+        """The same with blocks of λ in the rows."""
+        raise NotImplementedError
+
+    def _reweighted(self, lam: np.ndarray) -> Any:
+        """In the core: this at λ, its only hyperparameters being logarithms of factors of the rows."""
+        core = self._core
+        if len(self._blocks) == 1:
+            handle = _arrays.matrix(self.X, self.n_threads)[0]
+            core = self._hyper_model(handle, hyper.NO_BLOCKS)
+        return core.reweighted(lam)
+
     # Copies and pickles hold the data; the core's part is made of it anew, with the same numbers.
 
     _transient: tuple[str, ...] = ("_core", "_memory")
@@ -208,7 +220,9 @@ class LinearModel(NativeObjective):
     def _build(self, handle: Any) -> Any:
         """The objective in the core, of X's handle there and what else has been validated."""
         transform = self._soft_targets[1] if self._soft_targets else None
-        rows = hyper.bind(self.X, self.y, self._in_rows, transform)
+        rows = hyper.bind(self.X, self._in_rows, transform)
+        for block in rows.blocks:
+            hyper.require_one_target(self.y, block.name)
         penalty = hyper.Block("penalty", self._strengths()["n_groups"], _arrays.logarithms)
         self._blocks = [penalty, *rows.blocks]
         self._free_targets = rows.free_targets
@@ -243,6 +257,7 @@ class LinearModel(NativeObjective):
             weights=rows.weights,
             inputs=rows.inputs,
             targets=rows.targets,
+            classes=self._classes,
             **self._strengths(),
         )
 
@@ -282,7 +297,7 @@ _PARAMETERS = """
     inputs : Inputs, Transform, Affine or Noise, optional
         Rows of X, or a transform of all of them, as hyperparameters.
     targets : Targets, optional
-        Targets as hyperparameters; see there what this loss makes of them.
+        Targets as hyperparameters; see there what a loss makes of them, and which refuse them.
     n_threads : int, optional
         Threads for all that is done with this objective; by default what OpenMP allows. The
         results do not depend on it.
@@ -411,10 +426,11 @@ class Softmax(LinearModel):
         penalty: L2 | None = None,
         fit_intercept: bool = False,
         sample_weight: Any = None,
+        inputs: Any = None,
+        targets: Any = None,
         n_classes: int | None = None,
         n_threads: int | None = None,
     ):
-        hyper.refuse_weights(sample_weight, "Softmax")
         self._classes = _arrays.n_classes(y, n_classes)
         super().__init__(
             X,
@@ -422,6 +438,8 @@ class Softmax(LinearModel):
             penalty=penalty,
             fit_intercept=fit_intercept,
             sample_weight=sample_weight,
+            inputs=inputs,
+            targets=targets,
             n_threads=n_threads,
         )
 

@@ -121,8 +121,8 @@ class DataTerm {
   }
 
   /// The rows one by one, at the θ of `at`, which it borrows; null where they are not at hand.
-  virtual std::unique_ptr<LossRows> loss_rows(const data_state& /*at*/,
-                                              const double* /*theta*/) const {
+  virtual std::unique_ptr<BoundedRows> loss_rows(const data_state& /*at*/,
+                                                 const double* /*theta*/) const {
     return nullptr;
   }
 
@@ -154,6 +154,10 @@ std::shared_ptr<const DataTerm> make_softmax_term(std::shared_ptr<const Matrix> 
                                                   std::vector<double> y, index classes,
                                                   std::vector<double> weights, bool intercept,
                                                   int n_threads);
+std::shared_ptr<const DataTerm> make_softmax_term(
+    std::shared_ptr<const Matrix> x, std::shared_ptr<const std::vector<double>> squares,
+    std::vector<double> y, index classes, std::vector<double> coefficients, bool intercept,
+    int n_threads);
 
 /// All that least squares needs to know of some rows: Σ_i w_i [r_i y_i]ᵀ[r_i y_i].
 struct gram_sums {

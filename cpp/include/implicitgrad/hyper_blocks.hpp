@@ -17,6 +17,8 @@ namespace implicitgrad {
 class row_map {
  public:
   row_map(std::string transform, index n_lam, std::vector<index> slot);
+  /// An entry of λ for each row.
+  static row_map each(std::string transform, index rows);
 
   index n_lam() const { return n_lam_; }
   index rows() const { return static_cast<index>(slot_.size()); }
@@ -51,7 +53,7 @@ class InputMap {
  public:
   virtual ~InputMap() = default;
   virtual index n_lam() const = 0;
-  /// The rows that λ determines, in increasing order. Below, arrays of these are row-major.
+  /// The rows that λ determines, in its order. Below, arrays of these are row-major.
   virtual const std::vector<index>& rows() const = 0;
   virtual void value(const double* lam, double* x) const = 0;
   /// out = Jᵀ m.

@@ -2,15 +2,10 @@
 //
 //   f(θ, λ) = Σ_i c_i(λ) ℓ(θ; x_i(λ), y_i(λ)) + penalty(θ, λ),
 //
-// λ being one vector of blocks in the order penalty, weights, inputs, targets; c_i = b_i s_i(λ),
-// b_i a fixed coefficient. At one λ that is an ordinary linear model on rows of its own, which is
-// made once and kept until λ's rows change, with all that a model keeps: so H, its sketch and its
-// factor know nothing of this. What is added are the derivatives in λ: with J the Jacobian of a
-// block's map,
-//
-//   weights   ∂f/∂λ = Jᵀ(b ∘ ℓ),       Cᵀq = Jᵀ(b ∘ ∇θℓᵀq),            C u = Σ_i b_i (Ju)_i ∇θℓ_i,
-//   targets   ∂f/∂λ = Jᵀ(c ∘ ∂ℓ/∂y),   Cᵀq = Jᵀ(c ∘ ∂(∇θℓᵀq)/∂y),      …
-//   inputs    ∂f/∂λ = Jᵀ(c ∘ ∂ℓ/∂x),   Cᵀq = Jᵀ(c ∘ ∂(∇θℓᵀq)/∂x),      …
+// λ being one vector of blocks in the order penalty, weights, inputs, targets. At one λ that is an
+// ordinary linear model on rows of its own, which is made once and kept until λ's rows change, with
+// all that a model keeps: so H, its sketch and its factor know nothing of this. What is added are
+// the derivatives in λ (hyper_rows.hpp).
 #pragma once
 
 #include <memory>
@@ -19,22 +14,17 @@
 #include <string>
 #include <vector>
 
-#include "implicitgrad/hyper_blocks.hpp"
+#include "implicitgrad/hyper_rows.hpp"
 #include "implicitgrad/linear_model.hpp"
 
 namespace implicitgrad {
 
-struct hyper_blocks {
-  std::optional<row_map> weights;
-  std::shared_ptr<const InputMap> inputs;
-  std::optional<row_map> targets;
-};
-
-/// Rows as given: y for the loss "squared", "logistic" or "soft logistic", and the b_i.
+/// Rows as given: y for the loss, of so many classes if it is "softmax", and the b_i.
 struct fixed_rows {
   std::shared_ptr<const Matrix> x;
   std::vector<double> y, coefficients;
   std::string loss;
+  index classes = 1;
   bool intercept = false;
   int n_threads = 1;
 };
@@ -45,7 +35,9 @@ class hyper_model : public Objective, public std::enable_shared_from_this<hyper_
   hyper_model(fixed_rows data, penalty pen, hyper_blocks blocks,
               std::optional<std::vector<double>> held = {});
 
-  index n_theta() const override { return data_.x->cols() + (data_.intercept ? 1 : 0); }
+  index n_theta() const override {
+    return (data_.x->cols() + (data_.intercept ? 1 : 0)) * data_.classes;
+  }
   index n_lam() const override;
 
   std::shared_ptr<const Linearization> linearize(const double* theta,
@@ -69,12 +61,10 @@ class hyper_model : public Objective, public std::enable_shared_from_this<hyper_
 
   /// The rows at one λ, and the model on them.
   struct rows_at {
-    std::vector<double> lam;  // of the rows
-    std::vector<double> coefficients;
-    std::optional<row_map::point> weights, targets;
-    fixed_rows data;  // at this λ, its coefficients apart
+    hyper_rows rows;
+    fixed_rows data;  // at this λ
     std::shared_ptr<const linear_model> model;
-    std::uint64_t number = 0;
+    std::uint64_t number;
   };
 
   index penalty_size() const { return held_ ? 0 : penalty_.n_groups; }
@@ -117,24 +107,16 @@ class hyper_linearization : public linear_model_linearization {
     void add(const row_sizes& s, const std::vector<double>& gain, const std::vector<double>& c);
   };
 
-  const LossRows& rows() const;
+  const BoundedRows& rows() const;
   const limits& limit() const;
-  const hyper_blocks& blocks() const { return hyper_->blocks_; }
-  const std::vector<double>& fixed() const { return hyper_->data_.coefficients; }  // b
-  const std::vector<double>& coefficients() const { return at_->coefficients; }    // c
+  const hyper_rows& hyper() const { return at_->rows; }
+  const InputMap* inputs() const { return model_->blocks_.inputs.get(); }
+  index rows_at() const { return model_->penalty_size(); }  // where the rows' blocks begin in λ
 
-  std::vector<double> input_products(const double* q) const;  // M = c ∘ ∂(∇θℓᵀq)/∂x
-  const double* input_lam() const { return at_->lam.data() + (inputs_at() - weights_at()); }
-
-  // Where the blocks begin in λ.
-  index weights_at() const { return hyper_->penalty_size(); }
-  index inputs_at() const;
-  index targets_at() const;
-
-  std::shared_ptr<const hyper_model> hyper_;
+  std::shared_ptr<const hyper_model> model_;
   std::shared_ptr<const hyper_model::rows_at> at_;
   mutable std::once_flag rows_once_, jac_lam_once_, limits_once_;
-  mutable std::unique_ptr<LossRows> rows_;
+  mutable std::unique_ptr<BoundedRows> rows_;
   mutable std::vector<double> all_jac_lam_;
   mutable limits limits_;
 };

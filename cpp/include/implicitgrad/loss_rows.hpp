@@ -45,16 +45,12 @@ class LossRows {
   virtual void products(const_block q, block out) const = 0;
   /// out = Σ_i u_i ∇θℓ_i. Cost: as of products.
   virtual void sum(const double* u, double* out) const = 0;
-  /// out_i = dᵀ ∇²ℓ_i q.
-  virtual void second_products(const double* d, const double* q, double* out) const = 0;
-  virtual row_sizes sizes() const = 0;
 
   // The same of their derivatives in y_i.
 
   virtual void target_slopes(double* out) const = 0;
   virtual void target_products(const_block q, block out) const = 0;
   virtual void target_sum(const double* u, double* out) const = 0;
-  virtual row_sizes target_sizes() const = 0;
 
   // And in x_i, of the rows `at`, row-major |at| × inputs().
 
@@ -62,6 +58,15 @@ class LossRows {
   virtual void input_products(const std::vector<index>& at, const double* q, double* out) const = 0;
   /// out = Σ_i ∂²ℓ_i/∂θ∂x_i u_i.
   virtual void input_sum(const std::vector<index>& at, const double* u, double* out) const = 0;
+};
+
+/// Rows of a model of which enough is known to bound errors.
+class BoundedRows : public LossRows {
+ public:
+  /// out_i = dᵀ ∇²ℓ_i q.
+  virtual void second_products(const double* d, const double* q, double* out) const = 0;
+  virtual row_sizes sizes() const = 0;
+  virtual row_sizes target_sizes() const = 0;
   /// Σ_i c_i² ‖∂²ℓ_i/∂θ∂x_i‖² over all rows, from above.
   virtual double input_size(const double* c) const = 0;
 };
@@ -74,6 +79,10 @@ struct margin_data {
   bool intercept;
   int n_threads;
 };
-std::unique_ptr<LossRows> make_margin_rows(const margin_data& data, const double* theta);
+std::unique_ptr<BoundedRows> make_margin_rows(const margin_data& data, const double* theta);
+
+/// Those of the softmax loss, with n × classes margins.
+std::unique_ptr<BoundedRows> make_class_rows(const margin_data& data, index classes,
+                                             const double* theta);
 
 }  // namespace implicitgrad

@@ -31,6 +31,7 @@
 #include <vector>
 
 #include "implicitgrad/l2_term.hpp"
+#include "implicitgrad/loss_rows.hpp"
 #include "implicitgrad/matrix.hpp"
 #include "implicitgrad/objective.hpp"
 
@@ -52,6 +53,24 @@ struct mlp_architecture {
   void lay_out();
 };
 
+/// Rows of a network. Of the verbs of targets it has those of one output with the squared loss.
+///
+/// Cost, in flops per weight and row (in the first layer): values, none; products 4 (2); sum 4 (2);
+/// norms and input_slopes 2 (0 and 2); input_products 10 (8); input_sum 14 (10).
+class NetworkRows : public LossRows {
+ public:
+  /// ‖∇θℓ_i‖₂.
+  virtual void norms(double* out) const = 0;
+};
+
+/// A network at one point, which must outlive its rows.
+class NetworkLinearization : public HyperLinearization {
+ public:
+  virtual std::unique_ptr<NetworkRows> loss_rows() const = 0;
+};
+
+/// Its linearisations are NetworkLinearization.
+///
 /// `x` is a dense_matrix<double> or <float>; y has a class 0 … outputs − 1 for each row (softmax),
 /// or outputs targets, row-major; `weights` are the c_i.
 std::shared_ptr<Objective> make_mlp(std::shared_ptr<const mlp_architecture> architecture,
