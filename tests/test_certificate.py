@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import implicitgrad as ig
+from cases import linear
 from implicitgrad import _core, solvers
 from implicitgrad.linearization import NativeLinearization
 from reference import LinearModel, hypergradient
@@ -88,3 +89,53 @@ def test_no_false_success(loss, way, monkeypatch):
     assert wrong == []
     if way in ("auto", "cholesky", *OWN):
         assert successes > 800 * seeds / 60  # of 2520: to refuse all would be no certificate
+
+
+def separate(rates, weights):
+    """Σ e^(rθ)/r² − θ e^r/r − λθ, with its minimum at θ = 1 for λ = 0, and a weighted sum as g."""
+    f = ig.Objective(
+        fun=lambda t, x: float(
+            np.sum(np.exp(rates * t) / rates**2 - t * np.exp(rates) / rates - t * x)
+        ),
+        jac=lambda t, x: (np.exp(rates * t) - np.exp(rates)) / rates - x,
+        hessp=lambda t, v, x: np.exp(rates * t) * v,
+        cross_vjp=lambda t, q, x: -np.array([q.sum()]),
+    )
+    return f, linear(weights, 1)
+
+
+@pytest.mark.parametrize("method", ["cholesky", "cg", "minres"])
+@pytest.mark.parametrize("polish", [True, False])
+@pytest.mark.parametrize("offset", [-0.2, -0.05, 0.05, 0.2])
+def test_parts_of_a_newton_step_that_cancel_are_no_success(offset, polish, method):
+    """A number has no directions: what Newton's step changes of it through one parameter may be
+    exactly what it takes back through another, with both still off."""
+    rates, theta = np.array([1.0, 2.0]), np.full(2, 1 + offset)
+    step = (1 - np.exp(-rates * offset)) / rates
+    changes = np.exp(-rates * theta) - np.exp(-rates * (theta - step))
+    f, g = separate(rates, np.array([1.0, -changes[0] / changes[1]]))
+    exact = np.exp(-rates) @ g.linearize(theta, np.zeros(1)).jac
+    for tol in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5):
+        res = ig.implicit_grad(
+            *(f, g, theta, np.zeros(1), method, tol), {"polish": polish, "warn": False}
+        )
+        assert abs(res.grad[0] - exact) <= 3 * res.error
+        assert not res.success or abs(res.grad[0] - exact) <= tol * abs(res.grad[0])
+
+
+@pytest.mark.parametrize("method", ["cholesky", "cg", "nystrom", "minres"])
+def test_a_hessian_by_differences_that_is_off_by_its_smallest_eigenvalue_is_no_success(method):
+    """Along one direction all that is seen of the curvature is noise, and ∇g hardly points there."""
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        Q = np.linalg.qr(rng.standard_normal((3, 3)))[0]
+        H = (Q * [1.0, 0.3, 10 ** rng.uniform(-12, -9)]) @ Q.T
+        B, c = rng.standard_normal((3, 1)), Q @ [1.0, 1.0, 10 ** rng.uniform(-12, -6)]
+        f = ig.Objective(fun=lambda t, x, H=H, B=B: 3.0 + t @ H @ t / 2 - t @ (B @ x))
+        theta = Q[:, :2] @ rng.standard_normal(2)
+        lam = np.linalg.lstsq(B, H @ theta, rcond=None)[0]
+        theta = np.linalg.solve(H, B @ lam)
+        exact = c @ np.linalg.solve(H, B)
+        res = ig.implicit_grad(f, linear(c, 1), theta, lam, method, options={"warn": False})
+        error = np.linalg.norm(res.grad - exact)
+        assert not res.success or error <= 1e-3 * np.linalg.norm(res.grad), seed
