@@ -7,7 +7,8 @@ H(θ−s) Δq = ∇θg(θ−s) − H(θ−s) q there, remove both to second orde
     h(θ, q) − dg/dλ  ≈  h(θ, q) − h(θ−s, q+Δq).
 
 The right-hand side is the error estimate. It needs Newton's step to contract, which the gradient at
-θ−s shows. Where the estimate misses the accuracy asked for, (θ−s, q+Δq) is the better answer, and
+θ−s and the next step show; what that one and all later ones change is added, by a geometric series of
+what this one does through θ and through q, as these two may cancel in their sum. Where the estimate misses the accuracy asked for, (θ−s, q+Δq) is the better answer, and
 the same step from there estimates its error in turn: that is polishing. What rounding and finite
 differences leave is added.
 """
@@ -35,6 +36,7 @@ from .linearization import EXACT
 POLISH_STEPS = 3
 CONVERGED = 1e-8  # a Newton step that is no larger than this, relative to θ
 CLEARLY = 0.01  # a share of what is allowed that is not worth a closer look
+WORST_STEP = 0.1  # the share of a small s that a Krylov method misses: more than that is rounding
 STEP_RTOL = 0.01  # of s and Δq by a factor of H, which solves to far below this at no cost
 
 
@@ -129,21 +131,25 @@ def certify(
             dq, s_next, left = solution.x[:, 0], solution.x[:, 1], solution.residual[0]
         q_there = q + dq
         # Newton's method contracts quadratically near θ⋆; a step this small relative to θ is near,
-        # and the ratio of two gradients at the level of their own error would say nothing.
+        # and the ratio of two gradients at the level of their own error would say nothing. A step of a
+        # Krylov method is known to a digit or two, which leaves something of it for the next one.
         known = point.stationarity > point.noise[0].jac
         far = known and not converged(s, point.theta, solver)
-        alone = there.value(q) if far else value  # with θ moved, and q not
+        inexact = known and not stays and solver.name != "cholesky"
+        alone = there.value(q) if far or inexact else value  # with θ moved, and q not
         value_there = there.value(q_there)
         change = norm(value_there - value)
         if not math.isfinite(change):
             return answer(math.inf, "non_finite", nhev)
 
-        contraction = _contraction(point, s, there, s_next) if far else 0.0
-        if contraction >= 0.25 or (far and there.blind):
+        contraction = _contraction(point, s, there, s_next) if far or inexact else 0.0
+        if far and (contraction >= 0.25 or there.blind):
             return answer(math.inf, "newton", nhev)
+        if not far:
+            contraction = min(contraction, WORST_STEP)
         # What all later steps do together: a geometric series of the parts of this one, as parts that
         # cancel in their sum by accident do so this once.
-        parts = norm(alone - value) + there.uncancelled(dq, q) if far else 0.0
+        parts = norm(alone - value) + there.uncancelled(dq, q) if contraction > 0 else 0.0
         later = parts * contraction / (1 - contraction)
 
         # What rounding leaves: of the sum, and of the residual that q was refined with.
