@@ -7,10 +7,10 @@ H(θ−s) Δq = ∇θg(θ−s) − H(θ−s) q there, remove both to second orde
     h(θ, q) − dg/dλ  ≈  h(θ, q) − h(θ−s, q+Δq).
 
 The right-hand side is the error estimate. It needs Newton's step to contract, which the gradient at
-θ−s and the next step show; what that one and all later ones change is added, by a geometric series of
-what this one does through θ and through q, as these two may cancel in their sum. Where the estimate misses the accuracy asked for, (θ−s, q+Δq) is the better answer, and
-the same step from there estimates its error in turn: that is polishing. What rounding and finite
-differences leave is added.
+θ−s and the next step show. What all later steps change is added, by a geometric series of what this
+one does through θ and through q, which may cancel in their sum. Where the estimate misses the accuracy
+asked for, (θ−s, q+Δq) is the better answer, and the same step from there estimates its error in turn:
+that is polishing. What rounding and finite differences leave is added.
 """
 
 from __future__ import annotations
