@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import implicitgrad as ig
+from cases import linear
 from implicitgrad import _core, solvers
 from implicitgrad.linearization import NativeLinearization
 from reference import LinearModel, hypergradient
@@ -88,3 +89,35 @@ def test_no_false_success(loss, way, monkeypatch):
     assert wrong == []
     if way in ("auto", "cholesky", *OWN):
         assert successes > 800 * seeds / 60  # of 2520: to refuse all would be no certificate
+
+
+def separate(rates, weights):
+    """Σ e^(rθ)/r² − θ e^r/r − λθ, with its minimum at θ = 1 for λ = 0, and a weighted sum as g."""
+    f = ig.Objective(
+        fun=lambda t, x: float(
+            np.sum(np.exp(rates * t) / rates**2 - t * np.exp(rates) / rates - t * x)
+        ),
+        jac=lambda t, x: (np.exp(rates * t) - np.exp(rates)) / rates - x,
+        hessp=lambda t, v, x: np.exp(rates * t) * v,
+        cross_vjp=lambda t, q, x: -np.array([q.sum()]),
+    )
+    return f, linear(weights, 1)
+
+
+@pytest.mark.parametrize("method", ["cholesky", "cg", "minres"])
+@pytest.mark.parametrize("polish", [True, False])
+@pytest.mark.parametrize("offset", [-0.2, -0.05, 0.05, 0.2])
+def test_parts_of_a_newton_step_that_cancel_are_no_success(offset, polish, method):
+    """A number has no directions: what Newton's step changes of it through one parameter may be
+    exactly what it takes back through another, with both still off."""
+    rates, theta = np.array([1.0, 2.0]), np.full(2, 1 + offset)
+    step = (1 - np.exp(-rates * offset)) / rates
+    changes = np.exp(-rates * theta) - np.exp(-rates * (theta - step))
+    f, g = separate(rates, np.array([1.0, -changes[0] / changes[1]]))
+    exact = np.exp(-rates) @ g.linearize(theta, np.zeros(1)).jac
+    for tol in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5):
+        res = ig.implicit_grad(
+            *(f, g, theta, np.zeros(1), method, tol), {"polish": polish, "warn": False}
+        )
+        assert abs(res.grad[0] - exact) <= 3 * res.error
+        assert not res.success or abs(res.grad[0] - exact) <= tol * abs(res.grad[0])

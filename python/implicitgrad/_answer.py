@@ -15,6 +15,7 @@ from ._result import ImplicitGradResult
 
 # Products that look for the most negative curvature, where there is some.
 LANCZOS_STEPS = 40
+RITZ_ROUNDING = 1e-12  # of the eigenvalues they find, relative to the largest
 
 # Endings of a solve that leave it to the bound on the error whether the answer is good enough.
 _OPEN = frozenset({"iteration_limit", "not_stationary", "stagnated", "diverged"})
@@ -68,12 +69,18 @@ class Answer:
             low, high, products = solvers.extreme_eigenvalues(self.point.hess, 0, LANCZOS_STEPS)
             least, largest = self.curvature or (low, high)
             # Ritz values leave the spectrum by rounding, which must not make an estimate of it.
-            inside = 1e-12 * max(abs(low), abs(high))
+            inside = RITZ_ROUNDING * max(abs(low), abs(high))
             self.curvature = min(least, low + inside), max(largest, high - inside)
             self.nhev += products
             self.probed = True
         assert self.curvature is not None
         return self.curvature[0] < 0
+
+    def flat(self) -> bool:
+        """Whether `indefinite` saw a direction in which f is flat, up to rounding, so that θ⋆ is not
+        unique: say the bias of a unit whose weights are penalised to nothing. CG may never go there."""
+        assert self.curvature is not None
+        return self.curvature[0] <= 2 * RITZ_ROUNDING * self.curvature[1]
 
     def fail(self, why: str, final: bool = False) -> ImplicitGradResult:
         """No estimate could be made or was wanted, or the theorem does not apply."""

@@ -7,9 +7,10 @@ H(θ−s) Δq = ∇θg(θ−s) − H(θ−s) q there, remove both to second orde
     h(θ, q) − dg/dλ  ≈  h(θ, q) − h(θ−s, q+Δq).
 
 The right-hand side is the error estimate. It needs Newton's step to contract, which the gradient at
-θ−s shows. Where the estimate misses the accuracy asked for, (θ−s, q+Δq) is the better answer, and
-the same step from there estimates its error in turn: that is polishing. What rounding and finite
-differences leave is added.
+θ−s and the next step show. What all later steps change is added, by a geometric series of what this
+one does through θ and through q, which may cancel in their sum. Where the estimate misses the accuracy
+asked for, (θ−s, q+Δq) is the better answer, and the same step from there estimates its error in turn:
+that is polishing. What rounding and finite differences leave is added.
 """
 
 from __future__ import annotations
@@ -22,12 +23,20 @@ from typing import Any
 import numpy as np
 
 from ._core import negligible, norm
-from ._rounding import EPS, gradient_noise, left_by_rounding, noise_energy
+from ._rounding import (
+    EPS,
+    NOISE_RTOL,
+    gradient_noise,
+    left_by_rounding,
+    noise_energy,
+    noise_pattern,
+)
 from .linearization import EXACT
 
 POLISH_STEPS = 3
 CONVERGED = 1e-8  # a Newton step that is no larger than this, relative to θ
 CLEARLY = 0.01  # a share of what is allowed that is not worth a closer look
+WORST_STEP = 0.1  # the share of a small s that a Krylov method misses: more than that is rounding
 STEP_RTOL = 0.01  # of s and Δq by a factor of H, which solves to far below this at no cost
 
 
@@ -121,30 +130,38 @@ def certify(
                 return answer(math.inf, solution.status, nhev)
             dq, s_next, left = solution.x[:, 0], solution.x[:, 1], solution.residual[0]
         q_there = q + dq
+        # Newton's method contracts quadratically near θ⋆; a step this small relative to θ is near,
+        # and the ratio of two gradients at the level of their own error would say nothing. A step of a
+        # Krylov method is known to a digit or two, which leaves something of it for the next one.
+        known = point.stationarity > point.noise[0].jac
+        far = known and not converged(s, point.theta, solver)
+        inexact = known and not stays and solver.name != "cholesky"
+        alone = there.value(q) if far or inexact else value  # with θ moved, and q not
         value_there = there.value(q_there)
         change = norm(value_there - value)
         if not math.isfinite(change):
             return answer(math.inf, "non_finite", nhev)
 
-        # Newton's method contracts quadratically near θ⋆; a step this small relative to θ is near,
-        # and the ratio of two gradients at the level of their own error would say nothing.
-        known = point.stationarity > point.noise[0].jac
-        far = known and not converged(s, point.theta, solver)
-        contraction = 0.0
-        if far:
-            contraction = max(there.stationarity / point.stationarity, norm(s_next) / s_norm)
-        if contraction >= 0.25 or (far and there.blind):
+        contraction = _contraction(point, s, there, s_next) if far or inexact else 0.0
+        if far and (contraction >= 0.25 or there.blind):
             return answer(math.inf, "newton", nhev)
+        if not far:
+            contraction = min(contraction, WORST_STEP)
+        # What all later steps do together: a geometric series of the parts of this one, as parts that
+        # cancel in their sum by accident do so this once.
+        parts = norm(alone - value) + there.uncancelled(dq, q) if contraction > 0 else 0.0
+        later = parts * contraction / (1 - contraction)
 
         # What rounding leaves: of the sum, and of the residual that q was refined with.
         rho_norm = norm(rho)
         gain = norm(there.carried(dq)) / rho_norm if rho_norm > 0 else 0.0
-        differences = _difference_error(point, q, gain, change)
+        differences, products = _difference_error(point, q, solver, gain, change, curvature)
+        nhev += products
         rounding, products = left_by_rounding(
             *(problem, lam, point, q, solver, gain, curvature, change, allowed)
         )
         nhev += products
-        error = change / (1 - contraction) + rounding + differences
+        error = change + later + rounding + differences
         if error <= allowed < math.inf:
             return answer(error, None, nhev)
         floor = rounding + differences  # which no step lowers; but what is above it, one does
@@ -159,6 +176,19 @@ def certify(
         rtol = min(rtol, max(1e-10, 0.1 * allowed / error))
 
     raise AssertionError("unreachable")
+
+
+def _contraction(point: Any, s: np.ndarray, there: Any, s_next: np.ndarray) -> float:
+    """By how much Newton's step shrinks what is wrong with θ, where it shrinks it least: in the norm
+    of the gradient, which is that of steep directions, of the step, which is that of flat ones, and in
+    energy."""
+    energy = s @ point.gradient
+    ratio = s_next @ there.gradient / energy if energy > 0 else math.inf
+    return max(
+        there.stationarity / point.stationarity,
+        norm(s_next) / norm(s),
+        math.sqrt(max(ratio, 0.0)),
+    )
 
 
 @dataclass
@@ -318,12 +348,30 @@ def refine(
     return q, norm(rho), nhev
 
 
-def _difference_error(point: Any, q: np.ndarray, gain: float, change: float) -> float:
-    """What derivatives taken by finite differences add, to first order."""
+def _difference_error(
+    point: Any,
+    q: np.ndarray,
+    solver: Any,
+    gain: float,
+    change: float,
+    curvature: tuple[float, float],
+) -> tuple[float, int]:
+    """What derivatives taken by finite differences add, to first order, and the number of products
+    that took. Differences err in every direction, flat ones too, which the residual that `gain` was
+    seen on may hardly have; where H is off by half its smallest eigenvalue, all of q may be wrong."""
     of_f, of_g = point.noise
     if of_f is EXACT and of_g is EXACT:
-        return 0.0
-    gradient, b = point.stationarity, point.b_norm
-    gain = max(gain, norm(point.value(q) - point.direct) / b if b > 0 else 0.0)
+        return 0.0, 0
+    pattern = noise_pattern(q.size) / math.sqrt(q.size)
+    if solver.name == "cholesky":
+        sent, nhev = solver.apply_inverse(pattern), 0
+    else:
+        solution = solver.solve(point.hess, pattern, [NOISE_RTOL])
+        sent, nhev = solution.x, solution.nhev
+    gradient, b, of_q = point.stationarity, point.b_norm, norm(point.value(q) - point.direct)
+    gain = max(gain, of_q / b if b > 0 else 0.0, norm(point.carried(sent)))
     inner = change / gradient if gradient > 0 else 0.0
-    return point.difference_error(q, gain) + inner * of_f.jac
+    error = point.difference_error(q, gain) + inner * of_f.jac
+    if of_f.hess > 0.5 * curvature[0] > 0:
+        error += of_f.hess / curvature[0] * of_q
+    return error, nhev

@@ -259,8 +259,11 @@ def _solve(
     if solver.fixed_terms and not options.certify:
         return answer.fail("terms")
     not_convex = problem.native and not problem.convex
-    if not_convex and not isinstance(solver, solvers.Cholesky) and answer.indefinite():
-        return answer.fail("negative_curvature")
+    if not_convex and not isinstance(solver, solvers.Cholesky):
+        if answer.indefinite():
+            return answer.fail("negative_curvature")
+        if answer.flat():
+            return answer.fail("singular")
     solver.monitor = None
 
     # How wrong that is; and a better answer, where one is wanted and at hand.

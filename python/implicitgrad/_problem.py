@@ -142,6 +142,14 @@ class Point:
         """What a change of q does to the hypergradient, but for the sign: Cᵀdq."""
         return cross_vjp(self.F, dq)
 
+    def uncancelled(self, dq: np.ndarray, q: np.ndarray) -> float:
+        """‖ |C|ᵀ|dq| ‖₂, where C is known; or else what dq would carry that cancels no more than q."""
+        size = cross_vjp_and_scale(self.F, dq)[1]
+        if isinstance(self.F, NativeLinearization) or isinstance(self.F.cross, np.ndarray):
+            return size
+        of_q = norm(q)
+        return max(size, norm(self.carried(q)) * norm(dq) / of_q if of_q > 0 else 0.0)
+
     @property
     def terms(self) -> Any:
         """The `Terms` of f and of g; None where they are not known."""

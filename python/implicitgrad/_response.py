@@ -148,6 +148,9 @@ class ResponsePoint(Point):
     def carried(self, dq: np.ndarray) -> np.ndarray:
         return dq
 
+    def uncancelled(self, dq: np.ndarray, q: np.ndarray) -> float:
+        return norm(dq)
+
     def arrival(self, sent: np.ndarray, q: np.ndarray) -> tuple[float, float, float]:
         return norm(sent[:, 0]), 0.0, self._push(q) * norm(sent[:, 1])
 

@@ -27,7 +27,7 @@ MINOR = 1e-4  # a share of what is allowed that need be known from above only
 
 
 @lru_cache(maxsize=16)
-def _pattern(size: int) -> np.ndarray:
+def noise_pattern(size: int) -> np.ndarray:
     """Signs and sizes of mean square one, no two of which are close to one another, as equal columns
     of X would show no noise at all: multiples of the golden ratio, modulo one."""
     return math.sqrt(3) * (2 * np.modf(GOLDEN * np.arange(1, size + 1))[0] - 1)
@@ -53,7 +53,7 @@ def left_by_rounding(
     if diagonal is None:
         diagonal = np.full(q.size, curvature[1])
     for by_row in (False, True):
-        noise = point.rounding_noise(q, diagonal, _pattern(q.size), by_row)
+        noise = point.rounding_noise(q, diagonal, noise_pattern(q.size), by_row)
         in_residual = norm(noise[:, 0])
         found = 4 * point.rounding_level(q)
         d = None
@@ -132,4 +132,4 @@ def noise_energy(
 def gradient_noise(point: Any) -> np.ndarray:
     """Noise of the size of ∇θf's terms, for one of the library's objectives: ε times it is δ."""
     terms = point.F._core.gradient_terms(False)
-    return terms * _pattern(terms.size)
+    return terms * noise_pattern(terms.size)
