@@ -14,7 +14,7 @@ pytest.importorskip("sklearn", minversion="1.6")
 
 from sklearn import config_context
 from sklearn.base import clone
-from sklearn.datasets import load_breast_cancer, load_diabetes
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
 from sklearn.metrics import log_loss
 from sklearn.model_selection import (
@@ -28,7 +28,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, scale
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from estimator_data import KINDS, classes, output, regression
+from estimator_data import KINDS, classes, output, regression, three_classes
 from implicitgrad.sklearn import GroupLogisticRegressionCV, GroupRidgeCV
 
 CHECKED = [
@@ -66,8 +66,11 @@ def test_ridge_with_the_penalties_found_has_the_coefficients(groups, weighted, f
 
 @pytest.mark.parametrize("fit_intercept", [True, False])
 @pytest.mark.parametrize("weighted", [True, False])
-def test_logistic_regression_with_the_penalties_found_has_the_coefficients(weighted, fit_intercept):
-    X, y = classes()
+@pytest.mark.parametrize("data", [classes, three_classes])
+def test_logistic_regression_with_the_penalties_found_has_the_coefficients(
+    data, weighted, fit_intercept
+):
+    X, y = data()
     w = np.random.default_rng(1).uniform(0, 2, len(y)) if weighted else None
     model = GroupLogisticRegressionCV(fit_intercept=fit_intercept).fit(X, y, w)
     root = np.sqrt(model.alphas_)
@@ -81,6 +84,35 @@ def test_logistic_regression_with_the_penalties_found_has_the_coefficients(weigh
     assert_array_equal(model.predict(X), oracle.predict(X / root))
     assert_allclose(model.predict_proba(X), oracle.predict_proba(X / root), rtol=1e-6)
     assert_allclose(model.predict_log_proba(X), oracle.predict_log_proba(X / root), rtol=1e-6)
+    assert_allclose(model.predict_proba(X).sum(axis=1), 1, rtol=1e-14)
+    assert_allclose(
+        model.decision_function(X), oracle.decision_function(X / root), rtol=1e-6, atol=1e-8
+    )
+
+
+def test_classes_share_penalties_and_constants_sum_to_zero():
+    X, y = three_classes()
+    model = GroupLogisticRegressionCV(groups=list("aabbc")).fit(X, y)
+    assert model.classes_.tolist() == ["down", "nowhere", "up"]
+    assert model.coef_.shape == (3, 5) and model.intercept_.shape == (3,)
+    assert model.alphas_.shape == model.C_.shape == (3,)
+    assert model.decision_function(X).shape == model.predict_proba(X).shape == (120, 3)
+    assert_allclose(model.intercept_.sum(), 0, atol=1e-12)
+    assert_allclose(model.coef_.sum(axis=0), 0, atol=1e-12)
+    shuffled = np.random.default_rng(0).permutation(3)
+    renamed = model.classes_[shuffled][np.searchsorted(model.classes_, y)]
+    same = clone(model).fit(X, renamed)
+    assert_allclose(same.coef_[shuffled], model.coef_, rtol=1e-7, atol=1e-9)
+
+
+def test_flowers_and_digits():
+    X, y = load_iris(return_X_y=True)
+    pipe = make_pipeline(StandardScaler(), GroupLogisticRegressionCV())
+    assert cross_val_score(pipe, X, y, cv=3).mean() > 0.94
+    X, y = load_digits(return_X_y=True)
+    pipe.set_params(grouplogisticregressioncv__groups=np.arange(64) // 8).fit(X[:600], y[:600])
+    assert pipe[-1].result_.success and pipe[-1].alphas_.shape == (8,)
+    assert pipe.score(X[600:], y[600:]) > 0.9
 
 
 def test_one_penalty_is_as_good_as_the_best_of_ridge_cvs_grid():
