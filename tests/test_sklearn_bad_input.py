@@ -70,7 +70,7 @@ def test_classes_that_nothing_trains_are_named():
     with pytest.raises(ValueError, match="sample_weight is zero on all rows of class nowhere"):
         GroupLogisticRegressionCV().fit(X, y, y != "nowhere")
     splits = [(y != "up", y == "up")]
-    with pytest.raises(ValueError, match="y has no label up,.* training rows of fold 0 of cv"):
+    with pytest.raises(ValueError, match=r"y has no label up,.* training rows of fold 0 of cv"):
         GroupLogisticRegressionCV(cv=splits).fit(X, y)
     with pytest.raises(ValueError, match="n_splits=5 cannot be greater"):
         GroupLogisticRegressionCV().fit(X[:6], ["a", "a", "b", "b", "c", "c"])
