@@ -17,8 +17,19 @@ def classes(n=120, p=5, seed=0):
     return X, np.where(z > 3, "yes", "no")
 
 
+def three_classes(n=120, p=5, seed=0):
+    X, z = regression(n, p, seed)
+    steep = z + 2 * X[:, -1]
+    return X, np.where(z > 4, "up", np.where(steep < 2, "down", "nowhere"))
+
+
 KINDS = pytest.mark.parametrize(
-    ("kind", "data"), [(GroupRidgeCV, regression), (GroupLogisticRegressionCV, classes)]
+    ("kind", "data"),
+    [
+        (GroupRidgeCV, regression),
+        (GroupLogisticRegressionCV, classes),
+        (GroupLogisticRegressionCV, three_classes),
+    ],
 )
 
 

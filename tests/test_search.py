@@ -10,7 +10,28 @@ from sklearn.exceptions import ConvergenceWarning
 
 import implicitgrad as ig
 from estimator_data import KINDS, regression
+from implicitgrad._search import null_model
 from implicitgrad.sklearn import GroupRidgeCV
+
+
+@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "bend", "loss"),
+    [(ig.LeastSquares, 1, 2.5), (ig.Logistic, 1 / 4, np.log(2)), (ig.Softmax, 3 / 16, np.log(4))],
+)
+def test_of_the_null_model_loss_and_curvature_are_known(kind, bend, loss, fit_intercept):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((40, 3)) + 1, np.repeat(np.arange(4.0), 10)
+    X[:, 2] = 2.0
+    if kind is ig.LeastSquares:
+        y = np.sqrt(5.0) * np.sign(y - 1.5)
+    if kind is ig.Logistic:
+        y = y > 1
+    model = kind(X, y, penalty=ig.L2("feature"), fit_intercept=fit_intercept)
+    fun, curvature = null_model(model, 3)
+    assert fun == pytest.approx(loss)
+    spread = X.var(axis=0) if fit_intercept else (X**2).mean(axis=0)
+    assert_allclose(curvature, bend * np.where(np.arange(3) == 2, 4.0, spread))
 
 
 def test_the_hypergradient_vanishes_where_the_search_ends():
@@ -54,7 +75,10 @@ def test_features_that_do_not_matter_are_switched_off_whatever_the_noise():
 
 def reach(model, X):
     """Log strengths above the scale of each feature."""
-    bend = 1.0 if isinstance(model, GroupRidgeCV) else 0.25
+    bend = 1.0
+    if not isinstance(model, GroupRidgeCV):
+        n_classes = model.classes_.size
+        bend = (n_classes - 1) / n_classes**2
     return model.lam_ - np.log(bend * X.var(axis=0))
 
 

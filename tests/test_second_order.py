@@ -16,6 +16,8 @@ def problem(kind, targets, seed=0):
     y = z if targets else z[:, 0]
     if kind is ig.Logistic:
         y = np.where(y > 0, 1.0, -1.0)
+    if kind is ig.Softmax:
+        y = np.searchsorted([-1.0, 1.0], y)
     penalty = ig.L2([0, 1, 2, 0, 1, 3])
     f, g = ig.cross_validated(
         kind, X, y, [(np.arange(60), np.arange(60, 90)), (np.arange(30, 90), np.arange(30))],
@@ -26,7 +28,8 @@ def problem(kind, targets, seed=0):
 
 @pytest.mark.parametrize("method", ["auto", "cg"])
 @pytest.mark.parametrize(
-    ("kind", "targets"), [(ig.LeastSquares, None), (ig.LeastSquares, 3), (ig.Logistic, None)]
+    ("kind", "targets"),
+    [(ig.LeastSquares, None), (ig.LeastSquares, 3), (ig.Logistic, None), (ig.Softmax, None)],
 )
 def test_gradient_and_hessian_are_the_derivatives(kind, targets, method):
     f, outer, lam = problem(kind, targets)

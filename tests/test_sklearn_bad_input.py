@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("sklearn", minversion="1.6")
 
-from estimator_data import KINDS, regression
+from estimator_data import KINDS, regression, three_classes
 from implicitgrad.sklearn import GroupLogisticRegressionCV, GroupRidgeCV
 
 
@@ -55,11 +55,22 @@ def test_bad_weights_are_named(kind, data, weights, match):
         kind().fit(X, y, weights)
 
 
-def test_more_classes_than_two_are_refused():
-    X, _ = regression()
-    with pytest.raises(ValueError, match="Only binary classification is supported"):
-        GroupLogisticRegressionCV().fit(X, np.arange(80) % 3)
+def test_targets_that_are_no_classes_are_refused():
+    X, y = regression()
     with pytest.raises(ValueError, match="one class"):
         GroupLogisticRegressionCV().fit(X, np.ones(80))
+    with pytest.raises(ValueError, match="continuous"):
+        GroupLogisticRegressionCV().fit(X, y)
     with pytest.raises(TypeError, match="alpha_per_target"):
         GroupRidgeCV(alpha_per_target=2).fit(X, X)
+
+
+def test_classes_that_nothing_trains_are_named():
+    X, y = three_classes()
+    with pytest.raises(ValueError, match="sample_weight is zero on all rows of class nowhere"):
+        GroupLogisticRegressionCV().fit(X, y, y != "nowhere")
+    splits = [(y != "up", y == "up")]
+    with pytest.raises(ValueError, match=r"y has no label up,.* training rows of fold 0 of cv"):
+        GroupLogisticRegressionCV(cv=splits).fit(X, y)
+    with pytest.raises(ValueError, match="n_splits=5 cannot be greater"):
+        GroupLogisticRegressionCV().fit(X[:6], ["a", "a", "b", "b", "c", "c"])

@@ -100,6 +100,8 @@ void tiled_squares(const Matrix& x, bool intercept, const_block d, block out, in
 
 void outer_gram(const Matrix& x, bool intercept, const double* d, double* out, int n_threads) {
   constexpr index strips = 16;
+  constexpr double worth_threads = 8192.0;  // products: some 10 µs; several classes ask many times
+  const int threads = x.outer_product_terms() < worth_threads ? 1 : n_threads;
   const index p = x.cols(), ld = p + (intercept ? 1 : 0);
   // A strip ends where it has its share of the triangle.
   const auto bound = [&](index s) {
@@ -111,7 +113,7 @@ void outer_gram(const Matrix& x, bool intercept, const double* d, double* out, i
   for (index begin = 0; begin < n; begin += chunk) {
     poll_interrupt();
     const index end = std::min(n, begin + chunk);
-    parallel_for(strips, n_threads, [&](index s, int) {
+    parallel_for(strips, threads, [&](index s, int) {
       x.accumulate_outer(begin, end, d + begin, bound(s), bound(s + 1), out, ld);
     });
   }

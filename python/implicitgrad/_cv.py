@@ -111,6 +111,7 @@ class Folds:
         sample_weight: Any = None,
         groups: Any = None,
         n_threads: int | None = None,
+        class_names: np.ndarray | None = None,  # where the user has others than 0, 1, …
     ):
         if not (isinstance(objective, type) and issubclass(objective, LinearModel)):
             raise TypeError(
@@ -139,7 +140,7 @@ class Folds:
             )
             for k, split in enumerate(self.splits)
         ]
-        self._check_folds()
+        self._check_folds(np.arange(self.classes) if class_names is None else class_names)
         self._grams: tuple[list[Any], list[Any]] | None = None
         q, n_folds = self.X.shape[1] + self.fit_intercept, len(self.splits)
         self.in_gram_form = (
@@ -155,13 +156,13 @@ class Folds:
         vars(self).update(state)
         self.handle, self.X, _ = _arrays.matrix(self.X, self.n_threads)
 
-    def _check_folds(self) -> None:
+    def _check_folds(self, class_names: np.ndarray) -> None:
         for k, (train, test) in enumerate(self.counts):
             for count, what in ((train, "training"), (test, "validation")):
                 if not (count * self.weights > 0).any():
                     raise ValueError(f"sample_weight is zero on all {what} rows of fold {k} of cv")
             targets = self.y[train * self.weights > 0]
-            wrong = self.objective._untrainable(targets, self.fit_intercept, self.classes)
+            wrong = self.objective._untrainable(targets, self.fit_intercept, class_names)
             if wrong:
                 raise ValueError(f"y {wrong} in the training rows of fold {k} of cv")
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import OptimizeResult
 from sklearn import get_config
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import check_cv
 from sklearn.utils.extmath import safe_sparse_dot
@@ -20,7 +20,7 @@ from . import _arrays, _search
 from ._callback import takes_intermediate_result
 from ._cv import Folds
 from ._train import train
-from .objectives import LinearModel, Logistic
+from .objectives import LinearModel
 from .penalties import L2
 
 # The methods of `minimize` that keep to bounds.
@@ -29,8 +29,6 @@ KEEP_TO_BOUNDS = ("l-bfgs-b", "tnc", "slsqp", "trust-constr", "inexact", "gd", "
 
 class GroupCV(BaseEstimator):
     """Parameters, folds, tuning and the attributes that tell of it."""
-
-    _objective: type[LinearModel]
 
     def __init__(
         self,
@@ -110,8 +108,7 @@ class GroupCV(BaseEstimator):
                 f"{', '.join(map(repr, params))} cannot be passed to the splitter unless metadata "
                 "routing is enabled: sklearn.set_config(enable_metadata_routing=True)"
             )
-        classifier = issubclass(self._objective, Logistic)
-        cv = check_cv(5 if self.cv is None else self.cv, y, classifier=classifier)
+        cv = check_cv(5 if self.cv is None else self.cv, y, classifier=is_classifier(self))
         return list(cv.split(X, y, **given))
 
     def _label_features(self) -> None:
@@ -141,9 +138,17 @@ class GroupCV(BaseEstimator):
             ) from None
 
     def _tune(
-        self, X: Any, y: np.ndarray, sample_weight: Any, splits: list, per_target: bool = False
+        self,
+        objective: type[LinearModel],
+        X: Any,
+        y: np.ndarray,
+        sample_weight: Any,
+        splits: list,
+        per_target: bool = False,
+        classes: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Tunes, trains on all rows, and returns θ, a row for each target."""
+        """Tunes, trains on all rows, and returns θ, a row for each target or class; `classes` are what
+        the user calls those."""
         self._label_features()
         common = {
             "fit_intercept": self.fit_intercept,
@@ -151,12 +156,12 @@ class GroupCV(BaseEstimator):
             "n_threads": self.n_threads,
         }
         labels, penalty = self.feature_groups_, L2(self.feature_groups_)
-        folds = Folds(self._objective, X, y, splits, **common)
+        folds = Folds(objective, X, y, splits, class_names=classes, **common)
         results, theta = [], []
         with Watch(self.callback, self.progress) as watch:
             for target in range(y.shape[1]) if per_target else [None]:
                 own = y if target is None else y[:, target]
-                model = self._objective(X, own, penalty=penalty, **common)
+                model = objective(X, own, penalty=penalty, **common)
                 null_loss, curvature = _search.null_model(model, labels.size)
                 result = _search.search(
                     *folds.pair(penalty, target),
@@ -181,7 +186,9 @@ class GroupCV(BaseEstimator):
                             stacklevel=3,
                         )
                 results.append(result)
-                theta.append(trained.x.reshape(-1, labels.size + self.fit_intercept))
+                width = labels.size + self.fit_intercept
+                by_class = trained.x.reshape(-1, width, model._classes)
+                theta.append(by_class.swapaxes(1, 2).reshape(-1, width))
         self._keep(results, y.ndim == 2 and per_target, X.shape[0], sample_weight)
         return np.concatenate(theta)
 

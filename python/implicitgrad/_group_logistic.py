@@ -6,19 +6,19 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy.special import expit, log_expit
+from scipy.special import expit, log_expit, log_softmax, softmax
 from sklearn.base import ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
 from . import _arrays
 from ._group_cv import GroupCV
-from .objectives import Logistic
+from .objectives import LinearModel, Logistic, Softmax
 
 
 class GroupLogisticRegressionCV(ClassifierMixin, GroupCV):
-    """Logistic regression of two classes with a penalty for each feature, or each group of features,
-    tuned by gradients of the cross-validated log loss.
+    """Logistic regression, of more classes than two the multinomial one, with a penalty for each
+    feature, or each group of features, tuned by gradients of the cross-validated log loss.
 
     Parameters
     ----------
@@ -33,13 +33,14 @@ class GroupLogisticRegressionCV(ClassifierMixin, GroupCV):
 
     Attributes
     ----------
-    classes_ : ndarray, shape (2,)
-        The labels. The model gives the odds of the second.
-    coef_ : ndarray, shape (1, p)
+    classes_ : ndarray, shape (K,)
+        The labels.
+    coef_ : ndarray, shape (K, p), or (1, p) for two classes, of which it gives the odds of the second
         Of X's floating dtype.
-    intercept_ : ndarray, shape (1,)
+    intercept_ : ndarray, shape (K,), or (1,) for two classes
+        Those of K > 2 classes sum to zero.
     alphas_ : ndarray, shape (n_groups,)
-        The penalties of the groups; see Notes.
+        The penalties of the groups, which the classes share; see Notes.
     C_ : ndarray, shape (n_groups,)
         1 / alphas_.
     cv_loss_ : ndarray, shape (n_folds,)
@@ -56,9 +57,11 @@ class GroupLogisticRegressionCV(ClassifierMixin, GroupCV):
 
     Notes
     -----
-    The model minimises Σ_i w_i log(1 + exp(−y_i (x_iᵀθ + b))) + ½ Σ_j alpha_j θ_j², y_i ∈ {−1, 1},
-    which with a single alpha is scikit-learn's `LogisticRegression` with C = 1 / alpha. How the
-    penalties are found, and what to be careful about, is said at `GroupRidgeCV`.
+    For two classes the model minimises Σ_i w_i log(1 + exp(−y_i (x_iᵀθ + b))) + ½ Σ_j alpha_j θ_j²,
+    y_i ∈ {−1, 1}; for more, Σ_i w_i [log Σ_c exp(z_ic) − z_{i,y_i}] + ½ Σ_j alpha_j Σ_c W_cj², with
+    z_ic = Σ_j W_cj x_ij + b_c. Of a constant added to all b_c, which changes nothing, the one is chosen
+    that makes them sum to zero. With a single alpha either is scikit-learn's `LogisticRegression` with
+    C = 1 / alpha. How the penalties are found, and what to be careful about, is said at `GroupRidgeCV`.
 
     Examples
     --------
@@ -71,8 +74,6 @@ class GroupLogisticRegressionCV(ClassifierMixin, GroupCV):
     >>> model.classes_.tolist(), model.alphas_.shape, model.predict_proba(X).shape
     (['no', 'yes'], (4,), (200, 2))
     """
-
-    _objective = Logistic
 
     def __init__(
         self,
@@ -103,11 +104,6 @@ class GroupLogisticRegressionCV(ClassifierMixin, GroupCV):
             callback=callback,
         )
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_class = False
-        return tags
-
     def fit(
         self, X: Any, y: Any, sample_weight: Any = None, **params: Any
     ) -> GroupLogisticRegressionCV:
@@ -117,7 +113,7 @@ class GroupLogisticRegressionCV(ClassifierMixin, GroupCV):
         ----------
         X : array, sparse array or data frame, shape (n, p)
         y : array, shape (n,)
-            Labels of two classes.
+            Labels of K ≥ 2 classes.
         sample_weight : array, shape (n,), optional
             A weight of k counts as k copies of the row, in training and in validation.
         **params
@@ -138,11 +134,6 @@ class GroupLogisticRegressionCV(ClassifierMixin, GroupCV):
             ensure_min_samples=2,
         )
         check_classification_targets(y)
-        kind = type_of_target(y, input_name="y", raise_unknown=True)
-        if kind != "binary":
-            raise ValueError(
-                f"Only binary classification is supported. The type of the target is {kind}."
-            )
         self.classes_, labels = np.unique(y, return_inverse=True)
         weights = _arrays.weights(sample_weight, X.shape[0])
         seen = np.unique(labels[weights > 0] if weights.size else labels)
@@ -151,18 +142,24 @@ class GroupLogisticRegressionCV(ClassifierMixin, GroupCV):
                 "y must hold two classes among the rows whose weight is not zero, found only one "
                 f"class: {self.classes_[seen[0]]!r}"
             )
+        if seen.size < self.classes_.size:
+            unseen = np.setdiff1d(np.arange(self.classes_.size), seen)[0]
+            raise ValueError(f"sample_weight is zero on all rows of class {self.classes_[unseen]}")
         splits = self._splits(X, labels, sample_weight, params)
-        theta = self._tune(X, labels.astype(np.float64), sample_weight, splits)
+        objective: type[LinearModel] = Logistic if self.classes_.size == 2 else Softmax
+        theta = self._tune(
+            objective, X, labels.astype(np.float64), sample_weight, splits, classes=self.classes_
+        )
         self.C_ = 1 / self.alphas_
         p = self.n_features_in_
         self.coef_ = np.ascontiguousarray(theta[:, :p], dtype=X.dtype)
-        self.intercept_ = np.zeros(1, dtype=X.dtype)
+        self.intercept_ = np.zeros(len(theta), dtype=X.dtype)
         if self.fit_intercept:
             self.intercept_ = theta[:, p].astype(X.dtype)
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Log odds of the second class.
+        """Of two classes, the log odds of the second; of more, each one's z, see Notes.
 
         Parameters
         ----------
@@ -170,12 +167,13 @@ class GroupLogisticRegressionCV(ClassifierMixin, GroupCV):
 
         Returns
         -------
-        ndarray, shape (n,)
+        ndarray, shape (n,), or (n, K) for K > 2
         """
-        return self._linear(X)[:, 0]
+        z = self._linear(X)
+        return z[:, 0] if self.classes_.size == 2 else z
 
     def predict(self, X: Any) -> np.ndarray:
-        """The likelier class of each row.
+        """The likeliest class of each row.
 
         Parameters
         ----------
@@ -185,8 +183,8 @@ class GroupLogisticRegressionCV(ClassifierMixin, GroupCV):
         -------
         ndarray, shape (n,)
         """
-        second = self.decision_function(X) > 0
-        return self.classes_[second.astype(np.intp)]
+        z = self.decision_function(X)
+        return self.classes_[z.argmax(axis=1) if z.ndim == 2 else (z > 0).astype(np.intp)]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities of the classes, in the order of `classes_`.
@@ -197,10 +195,10 @@ class GroupLogisticRegressionCV(ClassifierMixin, GroupCV):
 
         Returns
         -------
-        ndarray, shape (n, 2)
+        ndarray, shape (n, K)
         """
-        odds = self.decision_function(X)
-        return expit(np.column_stack([-odds, odds]))
+        z = self.decision_function(X)
+        return softmax(z, axis=1) if z.ndim == 2 else expit(np.column_stack([-z, z]))
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Logarithms of `predict_proba`, exact where those are 0 or 1 to rounding.
@@ -211,7 +209,7 @@ class GroupLogisticRegressionCV(ClassifierMixin, GroupCV):
 
         Returns
         -------
-        ndarray, shape (n, 2)
+        ndarray, shape (n, K)
         """
-        odds = self.decision_function(X)
-        return log_expit(np.column_stack([-odds, odds]))
+        z = self.decision_function(X)
+        return log_softmax(z, axis=1) if z.ndim == 2 else log_expit(np.column_stack([-z, z]))

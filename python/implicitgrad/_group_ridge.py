@@ -131,8 +131,6 @@ class GroupRidgeCV(RegressorMixin, MultiOutputMixin, GroupCV):
     ['noise', 'signal']
     """
 
-    _objective = LeastSquares
-
     def __init__(
         self,
         groups: Any = "feature",
@@ -203,7 +201,9 @@ class GroupRidgeCV(RegressorMixin, MultiOutputMixin, GroupCV):
         centred = y - mean
         centred *= np.abs(centred).max(axis=0) > 1e-14 * np.abs(mean)
         several = y.ndim == 2
-        theta = self._tune(X, centred, sample_weight, splits, several and per_target)
+        theta = self._tune(
+            LeastSquares, X, centred, sample_weight, splits, per_target=several and per_target
+        )
         coef, intercept = theta, mean
         if self.fit_intercept:
             coef, intercept = theta[:, :-1], theta[:, -1] + mean

@@ -55,20 +55,21 @@ def null_model(model: Any, n_features: int) -> tuple[float, np.ndarray]:
     """The loss at θ = 0, and its second derivative there in each coefficient, the intercept following.
 
     For least squares that is the variance of a column (without an intercept, its mean square), for
-    logistic regression a quarter of it. A column that is constant but for rounding counts with its
-    mean square, or with 1.
+    logistic regression a quarter of it, for K classes (K − 1)/K² of it, whichever of them the
+    coefficient is of. A column that is constant but for rounding counts with its mean square, or with 1.
     """
     theta, lam = np.zeros(model.n_theta), np.full(model.n_lam, _arrays.LAM_MIN)
     at = model._linearize(theta, lam)
     hess = at._core.hess
     jacobi = _core.JacobiPreconditioner.of(hess)
     assert jacobi is not None
-    square = np.array(jacobi.diagonal[:n_features])
+    width = model._classes  # of which the first will do
+    square = np.array(jacobi.diagonal[: n_features * width : width])
     out = square.copy()
     if model.fit_intercept:
         unit = np.zeros(model.n_theta)
-        unit[n_features] = 1.0
-        row = hess.apply(unit)
+        unit[n_features * width] = 1.0
+        row = hess.apply(unit)[::width]
         out -= row[:n_features] ** 2 / row[n_features]
     tiny = float(np.exp(_arrays.LAM_MIN))  # what the penalty adds
     constant = ~(out > np.maximum(1e-13 * square, 10 * tiny))

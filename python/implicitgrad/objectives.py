@@ -201,7 +201,7 @@ class LinearModel(NativeObjective):
         self._weights = weights = _arrays.weights(None if as_lam else sample_weight, n_rows)
         self._in_rows = (sample_weight if as_lam else None), inputs, targets
         self._own(self._build(handle))
-        wrong = self._untrainable(self.y, self.fit_intercept, self._classes)
+        wrong = self._untrainable(self.y, self.fit_intercept, np.arange(self._classes))
         if wrong and self.n_lam and not self._free_targets:
             raise ValueError(
                 f"y {wrong}, so that no model can be trained on it; as a plain loss (without "
@@ -262,8 +262,9 @@ class LinearModel(NativeObjective):
         )
 
     @staticmethod
-    def _untrainable(y: np.ndarray, intercept: bool, classes: int) -> str:
-        """What leaves the θ that is trained on these targets undefined, if anything does."""
+    def _untrainable(y: np.ndarray, intercept: bool, classes: np.ndarray) -> str:
+        """What leaves the θ that is trained on these targets undefined, if anything does; `classes`
+        are what labels 0, 1, … are called."""
         return ""
 
     def __repr__(self) -> str:
@@ -353,7 +354,7 @@ class Poisson(LinearModel):
     _targets = staticmethod(_arrays.counts)
 
     @staticmethod
-    def _untrainable(y: np.ndarray, intercept: bool, classes: int) -> str:
+    def _untrainable(y: np.ndarray, intercept: bool, classes: np.ndarray) -> str:
         return "is zero everywhere" if intercept and not y.any() else ""
 
 
@@ -376,7 +377,7 @@ class Logistic(LinearModel):
     _targets = staticmethod(_arrays.labels)
 
     @staticmethod
-    def _untrainable(y: np.ndarray, intercept: bool, classes: int) -> str:
+    def _untrainable(y: np.ndarray, intercept: bool, classes: np.ndarray) -> str:
         return "holds one class only" if np.all(y == y[0]) else ""
 
 
@@ -449,10 +450,11 @@ class Softmax(LinearModel):
         return self._classes
 
     @staticmethod
-    def _untrainable(y: np.ndarray, intercept: bool, classes: int) -> str:
-        counts = np.bincount(y.astype(np.intp), minlength=classes)
+    def _untrainable(y: np.ndarray, intercept: bool, classes: np.ndarray) -> str:
+        counts = np.bincount(y.astype(np.intp), minlength=classes.size)
         if np.count_nonzero(counts) == 1:
             return "holds one class only"
         if intercept and not counts.all():
-            return f"has no label {np.argmin(counts)}, whose intercept nothing then keeps finite"
+            missing = classes[np.argmin(counts)]
+            return f"has no label {missing}, whose intercept nothing then keeps finite"
         return ""
