@@ -176,3 +176,26 @@ def test_real_operators_refuse_complex_vectors():
     for operator in (at.hess, at.cross, at.cross.T):
         with pytest.raises(TypeError, match="complex"):
             operator @ (1j * np.ones(5))
+
+
+@pytest.mark.parametrize("scale", [1e-7, 1e-9, 1e-12])
+def test_training_from_afar_ends_at_the_minimum_whatever_the_scale_of_x(scale):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((90, 4))
+    y = X[:, 0] + 0.5 * rng.standard_normal(90) > 0
+    f = ig.Logistic(X * scale, y, penalty=ig.L2("feature"), fit_intercept=True)
+    lam = np.full(4, -6.0) + 2 * np.log(scale)
+    warm, cold = ig.train(f, lam, theta0=ig.train(f, lam + 4).x), ig.train(f, lam)
+    assert warm.success and cold.success
+    np.testing.assert_allclose(warm.fun, cold.fun, rtol=1e-12)
+
+
+def test_training_that_overflows_is_no_success():
+    X = np.random.default_rng(0).standard_normal((90, 4)) * 1e160
+    res = ig.train(ig.LeastSquares(X, X[:, 0] / 1e160, penalty=ig.L2()), [0.0])
+    assert not res.success and res.status == 5
+
+
+def test_training_that_stalls_at_a_kink_is_no_success():
+    f = ig.Objective(lambda w, lam: abs(w[0] - 1) + np.exp(lam[0]) * w[0] ** 2, n_theta=1, n_lam=1)
+    assert not ig.train(f, [-3.0]).success

@@ -132,3 +132,15 @@ def test_bad_input_is_refused_by_name(rng):
     ):
         with pytest.raises((ValueError, TypeError), match=name):
             call()
+
+
+def test_an_outer_loss_from_callables_will_do():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((40, 3))
+    f = ig.Logistic(X, np.where(X[:, 0] + rng.standard_normal(40) > 0, 1.0, -1.0), penalty=ig.L2())
+    theta = ig.train(f, [-2.0]).x
+    g = ig.Objective(lambda t, lam: float(t @ t), jac=lambda t, lam: 2 * t, n_theta=3)
+    by_jac = ig.influence(f, g, theta, [-2.0])
+    by_value = ig.influence(f, lambda t, lam: float(t @ t), theta, [-2.0])
+    assert by_jac.success and by_value.success
+    np.testing.assert_allclose(by_value.influence, by_jac.influence, rtol=1e-4, atol=1e-7)

@@ -181,11 +181,11 @@ X, Y = np.ones((4, 2)), np.array([0, 1, 1, 0])
     [
         (TypeError, "X is sparse", {"X": csr_array(X)}),
         (ValueError, "y has 3 entries, X has 4 rows", {"y": Y[:3]}),
-        (ValueError, "y must hold classes", {"y": [0.5, 1, 0, 0]}),
-        (ValueError, "y must hold classes", {"y": [-1, 1, 1, -1]}),
+        (ValueError, "y must hold integer labels", {"y": [0.5, 1, 0, 0]}),
+        (ValueError, "y must hold integer labels", {"y": [-1, 1, 1, -1]}),
         (
             ValueError,
-            "y holds class 2, n_classes = 2 allows 0 to 1",
+            "y holds the label 2, n_classes is 2",
             {"y": [0, 2, 1, 0], "n_classes": 2},
         ),
         (ValueError, "n_classes must be at least 2", {"n_classes": 1}),

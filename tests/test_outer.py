@@ -407,3 +407,15 @@ def test_a_step_too_far_ends_at_the_last_model_that_could_be_trained():
     res = ig.minimize(f, g, np.zeros(4), method="gd", options={"learning_rate": 1e7})
     assert res.status == 4 and not res.success
     assert np.isfinite(res.fun) and res.fun == res.hypergradient.fun
+
+
+@pytest.mark.parametrize(
+    "method", ["L-BFGS-B", "Newton-CG", "SLSQP", "trust-constr", "inexact", "gd"]
+)
+def test_the_gradient_is_that_of_the_point_that_is_returned(method):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((90, 4))
+    y = X[:, 0] + 0.5 * rng.standard_normal(90) > 0
+    f, g = ig.Logistic(X, y, penalty=ig.L2("feature")), ig.Logistic(X[:40], y[:40])
+    res = ig.minimize(f, g, np.full(4, -2.0), method=method, options={"maxiter": 2, "warn": False})
+    np.testing.assert_array_equal(res.jac, res.hypergradient.grad)

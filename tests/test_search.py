@@ -129,3 +129,23 @@ def test_other_methods_find_no_better_loss(kind, data):
     found = kind().fit(X, y).best_loss_
     for method in ("L-BFGS-B", "inexact"):
         assert_allclose(kind(method=method).fit(X, y).best_loss_, found, rtol=1e-8)
+
+
+@KINDS
+@pytest.mark.parametrize("bounds", [(-1, 5), (0, 10), (-10, -3), (5, 5.5)])
+def test_bounds_may_leave_out_the_middle(kind, data, bounds):
+    X, y = data(60, 3)
+    model = kind(log_alpha_bounds=bounds).fit(X, y)
+    scale = X.var(axis=0) * {"GroupRidgeCV": 1.0}.get(kind.__name__, 0.25)
+    u = model.lam_ - np.log(scale)
+    if np.unique(y).size != 3:  # the scale of several classes is another
+        assert (u > bounds[0] - 1e-6).all() and (u < bounds[1] + 1e-6).all()
+
+
+@KINDS
+def test_units_far_from_one_do_not_matter(kind, data):
+    X, y = data()
+    plain = kind().fit(X, y)
+    for unit in (1e-12, 1e-7, 1e12, np.geomspace(1e-9, 1e9, X.shape[1])):
+        scaled = kind().fit(X * unit, y)
+        assert_allclose(scaled.coef_ * unit, plain.coef_, rtol=1e-5, atol=1e-8)

@@ -237,8 +237,16 @@ def test_everything_that_is_done_with_an_objective(case):
 @pytest.mark.parametrize(
     ("y", "given", "message"),
     [
-        ([0, 1, 0.5], {}, r"y must hold integer labels 0, 1, …, K − 1; found y\[2\] = 0.5"),
-        ([0, 1, -1], {}, r"y must hold integer labels 0, 1, …, K − 1; found y\[2\] = -1"),
+        (
+            [0, 1, 0.5],
+            {},
+            r"y must hold integer labels 0, 1, …, K − 1, K at most 1048576; found y\[2\] = 0.5",
+        ),
+        (
+            [0, 1, -1],
+            {},
+            r"y must hold integer labels 0, 1, …, K − 1, K at most 1048576; found y\[2\] = -1",
+        ),
         ([0, 2, 2], {}, r"y has no label 1: .*n_classes"),
         ([0, 0, 0], {}, r"y has no label 1: .*n_classes"),
         ([0, 1, 2], {"n_classes": 2}, r"y holds the label 2, n_classes is 2"),

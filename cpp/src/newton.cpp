@@ -113,6 +113,7 @@ train_report newton(const Objective& f, double* theta, const double* lam,
     return report;
   };
   if (!finite(*at)) return finish(train_status::non_finite);
+  const double beginning = std::abs(at->fun());
 
   bool direct = options.method == train_method::direct;
   kept_preconditioner own(preconditioning::automatic, 0, 0, true);
@@ -138,8 +139,18 @@ train_report newton(const Objective& f, double* theta, const double* lam,
     const std::vector<double>& step = found.step;
     ++report.iterations;
     const double slope = host_space::dot(n, step.data(), at->jac().data());
-    // The H of sampled rows is that of a convex f.
-    const auto minimum = [&] { return at->hess().sampled() || !found.indefinite(); };
+    if (!std::isfinite(slope)) return finish(train_status::non_finite);
+    // The H of sampled rows is that of a convex f; where damping hides what H is, it may be any.
+    const auto minimum = [&, damping] {
+      return at->hess().sampled() || (damping == 0.0 && !found.indefinite());
+    };
+    // Where f is zero but for rounding, as for a y that the model explains, no decrease is small
+    // beside it; but the gradient is then no larger than rounding can make it, and the decrease
+    // nothing beside what f was.
+    const auto rounded = [&] {
+      return gradient <= at->gradient_rounding() &&
+             -slope <= 1e-11 * std::max(std::abs(at->fun()), beginning);
+    };
 
     // Rounding in f hides decreases below this; there the gradient's norm decides.
     const double noise = 16.0 * DBL_EPSILON * std::max(std::abs(at->fun()), std::abs(slope));
@@ -159,7 +170,7 @@ train_report newton(const Objective& f, double* theta, const double* lam,
     if (!accepted) {
       // A small predicted decrease that cannot be seen is rounding; a large one that is nowhere to
       // be found comes from curvature that is nearly zero, which damping makes up for.
-      if (-slope <= 1e3 * noise || gradient <= at->gradient_rounding()) return stalled(minimum());
+      if (-slope <= 1e3 * noise || rounded()) return stalled(minimum());
       const double curvature = found.curvature_max();
       damping = std::max(100.0 * damping, 1e-8 * curvature);
       if (!(damping <= 1e6 * curvature)) return finish(train_status::line_search_failed);
@@ -173,9 +184,6 @@ train_report newton(const Objective& f, double* theta, const double* lam,
     if (damping > 0.0) damping = damping > 1e-8 * found.curvature_max() ? 0.01 * damping : 0.0;
     std::copy(trial.begin(), trial.end(), theta);
     at = next;
-    // Where f is zero but for rounding, as for a y that the model explains, no decrease is small
-    // beside it; but the gradient is then no larger than rounding can make it.
-    const auto rounded = [&] { return gradient <= at->gradient_rounding(); };
     if (undamped && progress > 0.5 && rounded()) return stalled(minimum());
     if (options.tol > 0.0 || !undamped) continue;
     // What the step was off by must be as small as what Newton's method leaves.

@@ -300,8 +300,17 @@ def class_labels(y: Any, n_rows: int) -> np.ndarray:
     wrong = (array < 0) | (array != np.floor(array)) | (array >= MOST_CLASSES)
     if wrong.any():
         i = int(np.argmax(wrong))
-        raise ValueError(f"y must hold integer labels 0, 1, …, K − 1; found y[{i}] = {array[i]:g}")
+        raise ValueError(
+            f"y must hold integer labels 0, 1, …, K − 1, K at most {MOST_CLASSES}; found y[{i}] = "
+            f"{array[i]:g}"
+        )
     return array
+
+
+UNTRAINABLE = (
+    "y {}, so that no model can be trained on it; as a plain loss (without hyperparameters) it is "
+    "accepted"
+)
 
 
 def n_classes(y: Any, given: Any) -> int:

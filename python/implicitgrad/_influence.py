@@ -13,7 +13,7 @@ from ._cv import FoldedModel
 from ._native import is_native, linearizer, passer
 from ._problem import Point, Problem, tolerance
 from ._result import InfluenceResult
-from .linearization import EXACT, Linearization, NativeLinearization
+from .linearization import EXACT, Linearization, NativeLinearization, Noise
 from .objectives import LinearModel, NativeObjective
 
 
@@ -144,7 +144,7 @@ class InfluencePoint(Point):
 
     def __init__(self, F: Any, G: Any, theta: np.ndarray, lam: np.ndarray):
         if not isinstance(G, NativeLinearization):
-            noise = getattr(G, "noise", EXACT)._replace(jac_lam=0.0)
+            noise = Noise(jac=getattr(G, "noise", EXACT).jac)  # all of g's that enters
             G = Linearization(G.fun, G.jac, None, None, None, noise)
         super().__init__(F, G, theta, lam)
         self.direct, self.direct_norm = np.zeros(lam.size), 0.0

@@ -274,7 +274,7 @@ def _finish(h: HyperObjective, result: OptimizeResult, watch: Watch) -> Optimize
             h.theta = theta
             result.fun, result.jac = h(lam)
     if math.isfinite(result.fun):
-        h(lam)  # at once where it was the last λ tried
+        result.fun, result.jac = h(lam)  # at once where it was the last λ tried
     if third is not None and watch.stopped_early:
         result.update(status=0, success=True)
         result.message = (

@@ -201,12 +201,15 @@ def _best_shared(
         most = MOST_FOR_NEWTON[isinstance(at.solver, Cholesky)]
         return slopes[u] < 0
 
-    # From the middle of what is likely downhill, until the slope turns; then half way.
-    here = min(max(MIDDLE, low), high)
+    # From the middle of what is likely downhill, until the slope turns or a bound is met; then half way.
+    here = last = min(max(MIDDLE, low), high)
     up = seen(here)
-    while low < here < high or here == MIDDLE:
-        last, here = here, min(max(here + (APART if up else -APART), low), high)
-        if here == last or seen(here) != up:
+    while True:
+        following = min(max(here + (APART if up else -APART), low), high)
+        if following == here:
+            break
+        last, here = here, following
+        if seen(here) != up:
             break
     if slopes[here] * slopes[last] < 0:
         seen(0.5 * (here + last))

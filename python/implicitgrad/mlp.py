@@ -173,7 +173,8 @@ class MLP(NativeObjective):
         handle, self.X, _ = _arrays.matrix(X, self.n_threads)
         n, p = self.X.shape
         if loss == "softmax":
-            self.y, outputs = _classes(y, n, n_classes)
+            self.y = _arrays.class_labels(y, n)
+            outputs = _arrays.n_classes(self.y, n_classes)
         elif n_classes is not None:
             raise ValueError("n_classes is for loss = 'softmax'; for 'squared' y says it all")
         else:
@@ -194,6 +195,8 @@ class MLP(NativeObjective):
         else:
             self._linearization = MLPLinearization
         self._own(self._build(handle))
+        if loss == "softmax" and self.n_lam and (self.y == self.y[0]).all():
+            raise ValueError(_arrays.UNTRAINABLE.format("holds one class only"))
 
     _transient = ("_core", "_memory", "_architecture")
 
@@ -285,7 +288,7 @@ class MLP(NativeObjective):
         Zeros would be a saddle of f. From X. Glorot and Y. Bengio, "Understanding the difficulty of
         training deep feedforward neural networks", AISTATS 2010.
         """
-        source = np.random.default_rng(rng)
+        source = _arrays.generator(rng, "rng")
         theta = np.zeros(self.n_theta)
         for W, _ in self.unravel(theta):
             limit = np.sqrt(6 / sum(W.shape))
@@ -315,20 +318,3 @@ def _widths(hidden: Any) -> tuple[int, ...]:
     if isinstance(hidden, (str, bytes)) or not hasattr(hidden, "__iter__"):
         raise TypeError(f"hidden must be a tuple of layer widths, found {hidden!r}")
     return tuple(_arrays.integer(width, "hidden", least=1) for width in hidden)
-
-
-def _classes(y: Any, n_rows: int, n_classes: int | None) -> tuple[np.ndarray, int]:
-    """Classes as floats for the core, and their number."""
-    array = _arrays.one_target(y, n_rows)
-    if (array != np.floor(array)).any() or array.min() < 0:
-        bad = array[(array != np.floor(array)) | (array < 0)][0]
-        raise ValueError(f"y must hold classes 0, 1, …; found {bad:g}")
-    found = int(array.max()) + 1
-    if n_classes is None:
-        return array, max(found, 2)
-    n_classes = _arrays.integer(n_classes, "n_classes", least=2)
-    if found > n_classes:
-        raise ValueError(
-            f"y holds class {found - 1}, n_classes = {n_classes} allows 0 to {n_classes - 1}"
-        )
-    return array, n_classes

@@ -203,10 +203,7 @@ class LinearModel(NativeObjective):
         self._own(self._build(handle))
         wrong = self._untrainable(self.y, self.fit_intercept, np.arange(self._classes))
         if wrong and self.n_lam and not self._free_targets:
-            raise ValueError(
-                f"y {wrong}, so that no model can be trained on it; as a plain loss (without "
-                "hyperparameters) it is accepted"
-            )
+            raise ValueError(_arrays.UNTRAINABLE.format(wrong))
         # Over how many rows of equal weight it averages.
         self.n_outer = effective_rows(weights) if weights.size else float(n_rows)
         # A memmap is checked in the first pass over it, anything else now, while norms of its rows

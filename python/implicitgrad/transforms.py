@@ -70,6 +70,8 @@ class Transform:
         self._value, self._vjp, self._jvp = value, vjp, jvp
 
     def _bind(self, X: Any) -> tuple[Any, Block]:
+        X = X.view()
+        X.flags.writeable = False  # the caller's own
         return _core.CallbackInputs(
             partial(self._call, "value", X.shape, self._value, X),
             partial(self._call, "vjp", (self.n_lam,), self._vjp, X),
@@ -163,12 +165,7 @@ class Noise:
 
     def __init__(self, per: str = "all", rng: Any = 0):
         self.per = _arrays.choice(per, "per", ("all", "feature"))
-        try:
-            self._rng = np.random.default_rng(rng)
-        except (TypeError, ValueError):
-            raise TypeError(
-                f"rng must be a seed or a numpy.random.Generator, found {rng!r}"
-            ) from None
+        self._rng = _arrays.generator(rng, "rng")
 
     def _bind(self, X: Any) -> tuple[Any, Block]:
         noise = copy.deepcopy(self._rng).standard_normal(X.shape)
