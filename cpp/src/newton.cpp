@@ -145,11 +145,12 @@ train_report newton(const Objective& f, double* theta, const double* lam,
       return at->hess().sampled() || (damping == 0.0 && !found.indefinite());
     };
     // Where f is zero but for rounding, as for a y that the model explains, no decrease is small
-    // beside it; but the gradient is then no larger than rounding can make it, and the decrease
-    // nothing beside what f was.
+    // beside it; but the gradient is then no larger than rounding can make it. That alone is not
+    // enough, as directions of very different scale have gradients of very different size.
     const auto rounded = [&] {
+      const double value = std::abs(at->fun());
       return gradient <= at->gradient_rounding() &&
-             -slope <= 1e-11 * std::max(std::abs(at->fun()), beginning);
+             (-slope <= 1e-11 * std::max(value, beginning) || value <= at->value_rounding());
     };
 
     // Rounding in f hides decreases below this; there the gradient's norm decides.
