@@ -148,9 +148,11 @@ train_report newton(const Objective& f, double* theta, const double* lam,
     // beside it; but the gradient is then no larger than rounding can make it. That alone is not
     // enough, as directions of very different scale have gradients of very different size.
     const auto rounded = [&] {
+      if (!(gradient <= at->gradient_rounding())) return false;
       const double value = std::abs(at->fun());
-      return gradient <= at->gradient_rounding() &&
-             (-slope <= 1e-11 * std::max(value, beginning) || value <= at->value_rounding());
+      if (-slope <= 1e-11 * std::max(value, beginning)) return true;
+      const std::vector<double> zero(static_cast<std::size_t>(n));
+      return value <= 1e-24 * std::abs(f.glance(zero.data(), lam)->fun());
     };
 
     // Rounding in f hides decreases below this; there the gradient's norm decides.

@@ -103,10 +103,6 @@ class linear_model_linearization : public HyperLinearization, public sampled_hes
   const Operator& hess() const override { return hess_; }
   const Operator& system() const override { return degenerate() ? system_ : hess_; }
   double gradient_rounding() const override { return errors().gradient_rounding; }
-  double value_rounding() const override {
-    const error_terms e = errors();  // f is at least |∇f|² / (2 hess)
-    return e.hess > 0.0 ? e.gradient_rounding * e.gradient_rounding / e.hess : 0.0;
-  }
   problem_shape shape() const override { return model_->data_->shape(); }
   std::unique_ptr<HessianSketch> sketch(index rows, std::uint64_t seed) const override;
   std::vector<double> squares() const override { return model_->data_->mean_squares(*data_); }

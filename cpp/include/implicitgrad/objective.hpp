@@ -19,9 +19,6 @@ class Linearization {
   /// A bound on the 2-norm of the rounding error in jac(); 0 where none is known.
   virtual double gradient_rounding() const { return 0.0; }
 
-  /// What fun() may be where it would be zero without rounding; 0 where that is not known.
-  virtual double value_rounding() const { return 0.0; }
-
   /// What solvers take in its place: H with something added on directions that f is constant in
   /// whatever the data, so that a solve with a right-hand side that is orthogonal to them gives the
   /// least solution. H itself where there are none.
