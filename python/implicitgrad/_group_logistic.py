@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -74,35 +73,6 @@ class GroupLogisticRegressionCV(ClassifierMixin, GroupCV):
     >>> model.classes_.tolist(), model.alphas_.shape, model.predict_proba(X).shape
     (['no', 'yes'], (4,), (200, 2))
     """
-
-    def __init__(
-        self,
-        groups: Any = "feature",
-        *,
-        cv: Any = 5,
-        fit_intercept: bool = True,
-        log_alpha_bounds: tuple[float, float] = (-10.0, 10.0),
-        below_shared: float | None = 1.0,
-        method: str = "auto",
-        tol: float = 1e-6,
-        max_iter: int = 1000,
-        n_threads: int | None = None,
-        progress: bool = False,
-        callback: Callable[..., Any] | None = None,
-    ):
-        super().__init__(
-            groups,
-            cv=cv,
-            fit_intercept=fit_intercept,
-            log_alpha_bounds=log_alpha_bounds,
-            below_shared=below_shared,
-            method=method,
-            tol=tol,
-            max_iter=max_iter,
-            n_threads=n_threads,
-            progress=progress,
-            callback=callback,
-        )
 
     def fit(
         self, X: Any, y: Any, sample_weight: Any = None, **params: Any
