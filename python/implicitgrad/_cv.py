@@ -10,8 +10,9 @@ import numpy as np
 
 from . import _arrays, _core
 from ._blocks import Block
+from ._native_objective import effective_rows
 from .hyper import refuse_weights
-from .objectives import LeastSquares, LinearModel, Softmax, effective_rows
+from .objectives import LeastSquares, LinearModel, Softmax
 from .penalties import L2
 
 # Least squares is held as Gram matrices where those, with the factors that are made of them, stay

@@ -11,10 +11,11 @@ from . import _arrays, _implicit, _options, _result, solvers
 from ._blocks import Block
 from ._cv import FoldedModel
 from ._native import is_native, linearizer, passer
+from ._native_objective import NativeObjective
 from ._problem import Point, Problem, tolerance
 from ._result import InfluenceResult
 from .linearization import EXACT, Linearization, NativeLinearization, Noise
-from .objectives import LinearModel, NativeObjective
+from .objectives import LinearModel
 
 
 def influence(

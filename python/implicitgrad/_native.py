@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ._native_objective import NativeObjective
 from .callables import Objective
-from .objectives import NativeObjective
 
 
 def is_native(f: Any) -> bool:

@@ -11,8 +11,8 @@ import scipy.sparse
 
 from . import _arrays, _core, hyper
 from ._blocks import Block
+from ._native_objective import NativeObjective, effective_rows
 from .linearization import EXACT, HessianOperator, NativeLinearization, Noise
-from .objectives import NativeObjective, effective_rows
 from .penalties import L2
 
 ACTIVATIONS = ("tanh", "softplus", "relu", "identity")
