@@ -44,7 +44,7 @@ class GroupRidgeCV(RegressorMixin, MultiOutputMixin, GroupCV):
         The search stops where the slopes of the logarithm of the loss, in the logarithm of each
         strength, are within tol.
     max_iter : int, default 1000
-        The most iterations of that search.
+        The most iterations, of which the search for the start is one; at least one follows it.
     n_threads : int, optional
         As for `implicitgrad.LeastSquares`. No processes are started.
     progress : bool, default False

@@ -42,6 +42,7 @@ def train(
         Stop at ‖∇θf‖_∞ ≤ tol. By default training goes on until a Newton step changes θ by less
         than a relative 1e-6, after which its error is about the square of that, or rounding may be
         all that is left of the gradient: tight enough for `implicit_grad` with default settings.
+        "lbfgs", "adam" and "sgd" call themselves converged at 1e-8, which the last two seldom reach.
     maxiter : int, optional
         Limit on iterations: by default 200 of Newton's method, 2000 of L-BFGS, 1000 steps of the
         others.
@@ -52,7 +53,8 @@ def train(
     options : dict, optional
         For "adam": learning_rate (default 1e-3), beta1 (0.9), beta2 (0.999), eps (1e-8); for "sgd":
         learning_rate (0.01), momentum (0.9); for both: batch_size (rows of a step, drawn without
-        replacement; by default all), rng (seed of the draws, 0).
+        replacement; by default all, and for an f with ``rows``, as `MLP` has, only), rng (seed of the
+        draws, 0).
 
     Returns
     -------
