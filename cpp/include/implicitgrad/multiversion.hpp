@@ -2,9 +2,9 @@
 // best that the processor has runs. The full level names matter: "avx2" alone would leave out FMA.
 //
 // IMPLICITGRAD_KERNEL marks a leaf kernel whose loops the compiler vectorises: the loader picks the
-// clone. Empty where CMake's probe found no support, or where IMPLICITGRAD_SIMD fixes one level. All
-// that a kernel calls is inlined into it (flatten): by itself it would be compiled for the baseline,
-// slower and, without fused multiply-add, rounded otherwise.
+// clone. Empty where CMake's probe found no support, or where IMPLICITGRAD_SIMD fixes one level.
+// All that a kernel calls is inlined into it (flatten): by itself it would be compiled for the
+// baseline, slower and, without fused multiply-add, rounded otherwise.
 #pragma once
 
 #ifdef IMPLICITGRAD_MULTIVERSION
