@@ -149,3 +149,18 @@ def test_units_far_from_one_do_not_matter(kind, data):
     for unit in (1e-12, 1e-7, 1e12, np.geomspace(1e-9, 1e9, X.shape[1])):
         scaled = kind().fit(X * unit, y)
         assert_allclose(scaled.coef_ * unit, plain.coef_, rtol=1e-5, atol=1e-8)
+
+
+def test_more_penalties_than_rows_warn_and_end_where_the_loss_is_flat():
+    rng = np.random.default_rng(3)
+    X = rng.standard_normal((40, 300))
+    y = X[:, 0] + rng.standard_normal(40)
+    with pytest.warns(ig.OverfitWarning, match="300 penalties are tuned on 40 rows"):
+        model = GroupRidgeCV().fit(X, y)
+    assert model.result_.success
+    assert "lowered the loss" in model.result_.message
+    assert model.n_iter_ < 200
+    with pytest.warns(ig.OverfitWarning):
+        further = GroupRidgeCV(tol=1e-8).fit(X, y)
+    assert further.n_iter_ > model.n_iter_
+    assert 0.5 * model.best_loss_ < further.best_loss_ < model.best_loss_

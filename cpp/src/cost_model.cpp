@@ -32,6 +32,14 @@ double cube(index q) {
 
 }  // namespace
 
+problem_shape shape_of(const Matrix& x, index size, index folds, index models, index classes) {
+  problem_shape shape{x.rows(), size,  x.bytes(), x.outer_product_terms(), HUGE_VAL, folds,
+                      models,   false, classes};
+  if (shape.rows < shape.order() && shape.rows <= largest_order)
+    if (const Matrix* columns = x.transposed()) shape.column_terms = columns->outer_product_terms();
+  return shape;
+}
+
 namespace cost {
 
 double product(const problem_shape& shape) {
@@ -40,6 +48,11 @@ double product(const problem_shape& shape) {
       shape.classes > 1 ? margin * static_cast<double>(shape.rows * shape.classes * shape.models)
                         : 0.0;
   return start_up + vectors * shape.bytes / bytes_per_second + coupling;
+}
+
+bool by_outer_columns(const problem_shape& shape) {
+  const auto n = static_cast<double>(shape.rows), p = static_cast<double>(shape.order());
+  return shape.column_terms * jump < n * n * p / rate(double_flops, shape.rows);
 }
 
 bool by_outer_products(const problem_shape& shape) {
@@ -76,8 +89,11 @@ sketch_plan sketch_of(const problem_shape& shape, index m, double nats) {
     const auto rows = static_cast<double>(plan.rows);
     // Columns are packed across rows, and a solve sweeps X once more for want of its own kernels:
     // both as measured.
-    plan.setup = 1.5 * rows * rows * static_cast<double>(p) / rate(single_flops, plan.rows) +
-                 cost::factor(plan.rows);
+    const double gram =
+        plan.rows == n && cost::by_outer_columns(shape)
+            ? start_up + shape.column_terms * jump
+            : 1.5 * rows * rows * static_cast<double>(p) / rate(single_flops, plan.rows);
+    plan.setup = gram + cost::factor(plan.rows);
     plan.each = pass * (1.0 + 3.0 * share) + models * cost::solve(plan.rows);
   } else {
     plan.setup = cost::gram(shape, plan.rows, true) + cost::factor(p);

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <utility>
 
+#include "implicitgrad/cost_model.hpp"
 #include "implicitgrad/fused_pass.hpp"
 #include "implicitgrad/gram.hpp"
 #include "implicitgrad/parallel.hpp"
@@ -130,7 +131,13 @@ void row_sketch::factor(const std::vector<double>& strength) {
     strength_.push_back(dual() ? own : 0.0);
   }
   if (dual()) {
-    if (!factor_dual<float>()) factor_dual<double>();
+    factor_.resize(static_cast<std::size_t>(m_ * m_));
+    const bool single = !form_dual_by_columns();
+    if (single) form_dual<float>();
+    if (!factor_dual(single)) {
+      form_dual<double>();
+      factor_dual(false);
+    }
   } else if (in_double_ || !factor_primal<float>()) {
     if (!in_double_) form_gram<double>();
     factor_primal<double>();
@@ -179,14 +186,30 @@ bool row_sketch::factor_primal() {
   return done;
 }
 
+/// Forms K by outer products of the columns, where that is quicker.
+bool row_sketch::form_dual_by_columns() {
+  const Matrix* columns = x_->transposed();
+  if (columns == nullptr || !cost::by_outer_columns(shape_of(*x_, size_, 1, 1))) return false;
+  std::vector<double> inverse;
+  for (const double s : strength_) inverse.push_back(1.0 / s);
+  outer_gram(*columns, false, inverse.data(), factor_.data(), n_threads_);
+  const double constant = intercept_ ? inverse.back() : 0.0;
+  for (index j = 0; j < m_; ++j)
+    for (index i = j; i < m_; ++i) {
+      double& entry = factor_[j * m_ + i];
+      entry = weight_[i] * weight_[j] * (entry + constant);
+    }
+  return true;
+}
+
+/// K = B Bᵀ, B = A S^{-1/2}, a range of columns at a time: rows are read once for each.
 template <class T>
-bool row_sketch::factor_dual() {
-  // K = B Bᵀ, B = A S^{-1/2}, formed a range of columns at a time: rows are read once for each.
+void row_sketch::form_dual() {
+  std::fill(factor_.begin(), factor_.end(), 0.0);
   const index p = x_->cols();
   gram_panel<T> panel(m_, size_, buffer_bytes);
   std::vector<double> wide(static_cast<std::size_t>(n_threads_ * p)), root;
   for (const double s : strength_) root.push_back(1.0 / std::sqrt(s));
-  factor_.assign(static_cast<std::size_t>(m_ * m_), 0.0);
   for (index first = 0; first < size_; first += panel.depth()) {
     poll_interrupt();
     const index columns = std::min(panel.depth(), size_ - first);
@@ -200,12 +223,16 @@ bool row_sketch::factor_dual() {
     });
     panel.add_to(factor_.data(), columns, n_threads_);
   }
+}
+
+/// Adds I to K and factors; false where K was formed in single precision and that does not do.
+bool row_sketch::factor_dual(bool single) {
   // What K loses by rounding comes out magnified by its size: v and Aᵀz cancel.
   double largest = 0.0;
   for (index i = 0; i < m_; ++i) largest = std::max(largest, factor_[i * m_ + i]);
-  if (sizeof(T) == sizeof(float) && !(largest < 1e4)) return false;
+  if (single && !(largest < 1e4)) return false;
   for (index i = 0; i < m_; ++i) factor_[i * m_ + i] += 1.0;
-  return factorise(m_, factor_, balance_, sizeof(T) == sizeof(float), n_threads_);
+  return factorise(m_, factor_, balance_, single, n_threads_);
 }
 
 void row_sketch::apply(const_block v, block out) const {

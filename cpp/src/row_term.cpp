@@ -92,9 +92,7 @@ class row_term : public WeightedRows {
     }
   }
 
-  problem_shape shape() const override {
-    return {x_->rows(), size(), x_->bytes(), x_->outer_product_terms(), folds_, models()};
-  }
+  problem_shape shape() const override { return shape_of(*x_, size(), folds_, models()); }
 
   smoothness smooth(const data_state& at) const override {
     const norms& all = row_norms();

@@ -138,11 +138,7 @@ class softmax_term : public WeightedRows {
         }
   }
 
-  problem_shape shape() const override {
-    problem_shape shape{rows(), size(), x_->bytes(), x_->outer_product_terms(), folds_, folds_};
-    shape.classes = width_;
-    return shape;
-  }
+  problem_shape shape() const override { return shape_of(*x_, size(), folds_, folds_, width_); }
 
   smoothness smooth(const data_state&) const override {
     return {most_second * row_norms().square, most_third * row_norms().cube};

@@ -228,6 +228,21 @@ TEST_CASE("row blocks cover the rows once and hold about equally many entries") 
   }
 }
 
+TEST_CASE("the transposed matrix has the entries of X") {
+  for_all<float, std::int32_t>([](const auto& at, const auto& x) {
+    const Matrix& columns = *x.transposed();
+    REQUIRE(columns.rows() == at.p);
+    REQUIRE(columns.cols() == at.n);
+    CHECK(x.transposed() == &columns);
+    std::vector<double> row(static_cast<std::size_t>(at.n));
+    const double one = 1.0;
+    for (index j = 0; j < at.p; ++j) {
+      columns.copy_scaled(j, j + 1, &one, row.data(), at.n);
+      for (index i = 0; i < at.n; ++i) CHECK(row[i] == at.dense[i * at.p + j]);
+    }
+  });
+}
+
 TEST_CASE_TEMPLATE("check_csr finds what does not fit", I, std::int32_t, std::int64_t) {
   const std::vector<I> starts{0, 2, 2, 5}, columns{0, 3, 1, 2, 3};
   const auto verdict = [&](std::vector<I> indptr, std::vector<I> indices, index available = 5) {

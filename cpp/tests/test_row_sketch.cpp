@@ -1,7 +1,10 @@
 #include <doctest/doctest.h>
 
 #include <memory>
+#include <numeric>
 
+#include "implicitgrad/cost_model.hpp"
+#include "implicitgrad/csr_matrix.hpp"
 #include "implicitgrad/row_subset.hpp"
 #include "implicitgrad/solvers/row_sketch.hpp"
 #include "support.hpp"
@@ -77,6 +80,40 @@ TEST_CASE("all rows: the inverse of H to single precision, primal and dual") {
         sketch.apply(as_block(two, sketch.size()), as_block(both, sketch.size()));
         CHECK(relative_error({both.begin(), both.begin() + sketch.size()}, x) <= 1e-14);
       }
+}
+
+TEST_CASE("few entries: the dual by columns, in double precision") {
+  constexpr index n = 31, p = 400;
+  random_source random(8);
+  std::vector<index> indptr{0}, indices;
+  std::vector<double> data, d, strength;
+  for (index i = 0; i < n; ++i) {
+    for (index j = 0; j < p; ++j)
+      if (random.unit() < 0.1) indices.push_back(j), data.push_back(random.symmetric());
+    indptr.push_back(static_cast<index>(indices.size()));
+    d.push_back(i % 5 == 4 ? 0.0 : 1e5 * random.unit());
+  }
+  for (index j = 0; j < p; ++j) strength.push_back(1e-3 * (0.01 + random.unit()));
+  const auto x =
+      std::make_shared<csr_matrix<double, index>>(indptr.data(), indices.data(), data.data(), n, p);
+  CHECK(cost::by_outer_columns(shape_of(*x, p, 1, 1)));
+  row_sketch sketch(x, false, d.data(), n, 0, 2);
+  sketch.factor(strength);
+  const std::vector<double> v = random.vector(p), b = product(*x, false, d, strength, v);
+  std::vector<double> got(v.size());
+  sketch.apply(as_block(b, p), as_block(got, p));
+  // The condition is above 1e9: beyond single precision.
+  CHECK(relative_error(got, v) <= 1e-5);
+
+  // The intercept as one more column, of a strength that H has not: the sum of d.
+  row_sketch with(x, true, d.data(), n, 0, 2);
+  with.factor(strength);
+  const double own = std::accumulate(d.begin(), d.end(), 0.0);
+  std::vector<double> w = random.vector(p + 1);
+  std::vector<double> c = product(*x, true, d, strength, w), back(w.size());
+  c[p] += own * w[p];
+  with.apply(as_block(c, p + 1), as_block(back, p + 1));
+  CHECK(relative_error(back, w) <= 1e-5);
 }
 
 TEST_CASE("new strengths: refactored as if built anew") {

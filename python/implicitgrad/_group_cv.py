@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from . import _arrays, _search
 from ._callback import takes_intermediate_result
 from ._cv import Folds
+from ._overfit import OverfitWarning, outnumbered
 from ._train import train
 from .objectives import LinearModel
 from .penalties import L2
@@ -163,8 +164,18 @@ class GroupCV(BaseEstimator):
                 own = y if target is None else y[:, target]
                 model = objective(X, own, penalty=penalty, **common)
                 null_loss, curvature = _search.null_model(model, labels.size)
+                f, g = folds.pair(penalty, target)
+                if outnumbered(g, f.n_lam):
+                    warnings.warn(
+                        f"{f.n_lam} penalties are tuned on {g.n_outer:.0f} rows, which cannot tell "
+                        "them apart: the loss of the cross-validation will be too small to be "
+                        "believed, and that on other rows may be larger than with a single penalty. "
+                        "Use groups of features.",
+                        OverfitWarning,
+                        stacklevel=3,
+                    )
                 result = _search.search(
-                    *folds.pair(penalty, target),
+                    *(f, g),
                     np.bincount(labels, curvature) / np.bincount(labels),
                     null_loss,
                     (float(self.log_alpha_bounds[0]), float(self.log_alpha_bounds[1])),

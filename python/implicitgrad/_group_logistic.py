@@ -53,6 +53,8 @@ class GroupLogisticRegressionCV(ClassifierMixin, GroupCV):
     -----
     ConvergenceWarning
         Where the search has not converged.
+    OverfitWarning
+        Where there are more penalties than rows.
 
     Notes
     -----

@@ -83,7 +83,8 @@ def inexact(
         here, nit = following, nit + 1
         h.pass_by(here.theta)
         try:
-            watch(OptimizeResult(x=here.lam.copy(), fun=here.fun, jac=here.grad, error=here.error))
+            seen = OptimizeResult(x=here.lam.copy(), fun=here.fun, jac=here.grad, error=here.error)
+            watch(OptimizeResult(seen, fun_error=here.fun_error))
         except StopIteration:
             break
     fun, grad = h(here.lam)  # at once where it has been certified
@@ -191,7 +192,7 @@ class _Search:
             there = self.sharpened(there)
             rise = there.fun - here.fun
             noise = there.fun_error + here.fun_error
-            if rise > ARMIJO * slope and rise - noise <= ARMIJO * slope:
+            if abs(rise - ARMIJO * slope) <= noise:
                 # The errors decide: make them smaller.
                 there = self.sharpened(there, 0.1 * abs(slope))
                 rise = there.fun - here.fun

@@ -52,3 +52,10 @@ def warn_of_few_rows(g: Any, n_lam: int) -> None:
             OverfitWarning,
             stacklevel=4,
         )
+
+
+def outnumbered(g: Any, n_lam: int) -> bool:
+    """Whether there are more hyperparameters than rows of the outer set, so that its loss can be made
+    nearly zero whatever the truth is."""
+    rows = outer_rows(g)
+    return rows is not None and n_lam > 1 and n_lam > rows

@@ -18,6 +18,7 @@ from scipy.special import expit
 from . import _arrays, _core
 from ._minimize import minimize
 from ._outer import HyperObjective
+from ._overfit import outnumbered
 from ._result import ImplicitGradWarning
 from ._second_order import SecondOrder
 from .linearization import Linearization
@@ -49,6 +50,9 @@ ABOVE, STARTS = 1.0, (-4.0, 2.0)
 WITHOUT_NOISE = 1e-5
 # The best shared strengths are the start after all where the first search ends this much above them.
 WORSE = 1e-3
+# With more penalties than rows the loss could be lowered for hundreds of iterations, all of it
+# overfitting: such a search ends where STEPS of them have lowered its logarithm by less than FLAT · tol.
+STEPS, FLAT = 10, 1e3
 
 
 def null_model(model: Any, n_features: int) -> tuple[float, np.ndarray]:
@@ -250,12 +254,14 @@ def _descend(
     more than `most` are free by Newton's method in the end. Adds to `spent`."""
     left = max(max_iter - spent["nit"], 1)
     few = outer.n_lam <= most
-    lam, theta, status, message = outer.start, None, 2, ""
+    lam, theta, status, message, flat = outer.start, None, 2, "", False
     if not few or method.lower() != "auto":
         # A long search magnifies rounding from step to step, and may end in another valley for it.
         # Newton's method, which contracts, takes over early where it can.
         loose = max(tol, EARLY) if few else tol
         way = "inexact" if method.lower() == "auto" else method
+        scarce = outnumbered(outer.g, outer.n_lam)
+        seen = UntilFlat(watch, FLAT * tol if scarce else -math.inf)
         with warnings.catch_warnings():
             # Whether a gradient was too inexact shows in the end.
             warnings.simplefilter("ignore", ImplicitGradWarning)
@@ -265,7 +271,7 @@ def _descend(
                 outer.start,
                 method=way,
                 bounds=Bounds(*limits),
-                callback=watch,
+                callback=seen,
                 tol=loose,
                 options=_options(way, left, loose),
             )
@@ -274,9 +280,13 @@ def _descend(
             raise ValueError(UNFIT + str(result.message))
         lam, theta, message = result.x, result.theta, str(result.message)
         jac, left = result.hypergradient.grad, left - result.nit
-        status = 99 if result.status == 99 else 1 if left <= 0 else 2
+        flat = seen.flat
+        if flat:
+            message = f"{STEPS} iterations have lowered the loss by a share below {seen.least:.0e}."
+        status = 99 if result.status == 99 and not flat else 1 if left <= 0 else 2
         few = int(np.sum(_free(lam, jac, limits))) <= most
     if few and status == 2:
+        flat = False
         # As accurate as rounding lets it be.
         options = {"atol": 1e-14, "warn": False}
         h = HyperObjective(f, outer, theta0=theta, tol=1e-10, options=options)
@@ -289,12 +299,32 @@ def _descend(
         elif ended == 99:
             status, message = 99, "Stopped by the callback."
         _add(spent, steps, h)
-    success = status not in (1, 99) and _size(lam, jac, limits) <= max(10 * tol, 1e-5)
+    small = _size(lam, jac, limits) <= max(10 * tol, 1e-5)
+    success = status not in (1, 99) and (flat or small)
     if success:
         status = 0
     return OptimizeResult(
         x=lam, jac=jac, theta=theta, success=success, status=status, message=message
     )
+
+
+class UntilFlat:
+    """Passes iterations on to `watch`, until STEPS of them have lowered fun by less than `least`, errors
+    that are known included."""
+
+    def __init__(self, watch: Callable[[OptimizeResult], None], least: float):
+        self.watch, self.least, self.flat = watch, least, False
+        self._most: list[float] = []
+
+    def __call__(self, intermediate_result: OptimizeResult) -> None:
+        self.watch(intermediate_result)
+        fun, error = intermediate_result.fun, intermediate_result.get("fun_error", 0.0)
+        self._most.append(fun + error)
+        self.flat = len(self._most) > STEPS and (
+            self._most[-1 - STEPS] - (fun - error) < self.least
+        )
+        if self.flat:
+            raise StopIteration
 
 
 UNFIT = "X or y cannot be fitted where the search starts; are they scaled sensibly? "

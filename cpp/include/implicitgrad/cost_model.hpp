@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "implicitgrad/matrix.hpp"
 #include "implicitgrad/types.hpp"
 
 namespace implicitgrad {
@@ -17,6 +18,7 @@ struct problem_shape {
   double bytes = 0.0;  // of X, read once a pass
   // Products of two entries in XᵀDX by outer products of rows; infinite where X is dense.
   double outer_terms = HUGE_VAL;
+  double column_terms = HUGE_VAL;  // as much in XXᵀ, by outer products of columns, in the dual
   // Models that share X, and how many of them differ in their weights.
   index folds = 1, models = 1;
   bool gram_is_known = false;  // XᵀDX does not have to be formed
@@ -24,6 +26,9 @@ struct problem_shape {
 
   index order() const { return size / classes; }
 };
+
+/// That of X and of models of `size` parameters each. A wide sparse X is transposed for it.
+problem_shape shape_of(const Matrix& x, index size, index folds, index models, index classes = 1);
 
 namespace cost {
 
@@ -33,8 +38,9 @@ double product(const problem_shape& shape);
 /// One XᵀDX from m rows, in single or in double precision.
 double gram(const problem_shape& shape, index m, bool single);
 
-/// Whether all rows' Gram matrix is formed by outer products.
+/// Whether all rows' Gram matrix is formed by outer products, and in the dual all columns'.
 bool by_outer_products(const problem_shape& shape);
+bool by_outer_columns(const problem_shape& shape);
 
 /// A Cholesky factor of order q, and one solve with it.
 double factor(index q);

@@ -14,6 +14,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <vector>
 
@@ -70,6 +71,8 @@ class csr_matrix : public Matrix {
   double outer_product_terms() const override { return outer_terms_; }
   void accumulate_outer(index begin, index end, const double* w, index first, index last,
                         double* out, index ld) const override;
+  /// Cost: a copy of X.
+  const Matrix* transposed() const override;
 
  private:
   using splits = std::vector<std::uint32_t>;
@@ -92,6 +95,9 @@ class csr_matrix : public Matrix {
   // splits[t * rows + i], counted from the row's begin: 4 bytes for each row and tile but one.
   mutable std::mutex splits_guard_;
   mutable std::map<index, splits> splits_;
+
+  mutable std::once_flag transposed_once_;
+  mutable std::unique_ptr<const Matrix> transposed_;
 };
 
 extern template class csr_matrix<double, std::int32_t>;

@@ -123,6 +123,9 @@ class Matrix {
   virtual void accumulate_outer(index /*begin*/, index /*end*/, const double* /*w*/,
                                 index /*first*/, index /*last*/, double* /*out*/,
                                 index /*ld*/) const {}
+
+  /// Xᵀ as a matrix of its own, made once and kept, where X has few entries; null where it has not.
+  virtual const Matrix* transposed() const { return nullptr; }
 };
 
 /// Whether every entry of X is finite. Cost: one parallel read of X.

@@ -51,7 +51,8 @@ class row_sketch : public HessianSketch {
   ///   (S + AᵀA)⁻¹ = S⁻¹ − S⁻¹Aᵀ (I + A S⁻¹Aᵀ)⁻¹ A S⁻¹      (Woodbury),
   ///
   /// m² p flops in single precision and m³/3. Single precision is given up where the factor shows
-  /// that it does not resolve the smallest eigenvalues.
+  /// that it does not resolve the smallest eigenvalues. Of all rows of a sparse X the first is the
+  /// product of two entries for each two of a column, in double precision.
   void factor(const std::vector<double>& strength) override;
   std::unique_ptr<HessianSketch> copy() const override {
     return std::make_unique<row_sketch>(*this);
@@ -77,7 +78,9 @@ class row_sketch : public HessianSketch {
   template <class T>
   bool factor_primal();
   template <class T>
-  bool factor_dual();
+  void form_dual();
+  bool form_dual_by_columns();
+  bool factor_dual(bool single);
 
   std::shared_ptr<const Matrix> x_;  // the sampled rows
   bool intercept_;
