@@ -7,26 +7,12 @@
 #include "implicitgrad/solvers/block_cg.hpp"
 #include "implicitgrad/solvers/cg.hpp"
 #include "implicitgrad/solvers/jacobi.hpp"
+#include "solving.hpp"
 #include "support.hpp"
 
 namespace implicitgrad::testing {
 
 namespace {
-
-struct solution {
-  std::vector<double> x;
-  solve_report report;
-
-  explicit operator bool() const { return report.status == solve_status::converged; }
-};
-
-solve_options within(std::vector<double> rtol, index maxiter = 0, solve_monitor monitor = {}) {
-  solve_options options;
-  options.rtol = std::move(rtol);
-  options.maxiter = maxiter;
-  options.monitor = std::move(monitor);
-  return options;
-}
 
 solution solve(const Operator& a, const std::vector<double>& b, solve_options options,
                const Operator* m = nullptr, const std::vector<double>* start = nullptr) {

@@ -7,26 +7,12 @@
 
 #include "implicitgrad/solvers/cg.hpp"
 #include "implicitgrad/solvers/jacobi.hpp"
+#include "solving.hpp"
 #include "support.hpp"
 
 namespace implicitgrad::testing {
 
 namespace {
-
-struct solution {
-  std::vector<double> x;
-  solve_report report;
-
-  explicit operator bool() const { return report.status == solve_status::converged; }
-};
-
-solve_options within(std::vector<double> rtol, index maxiter = 0, solve_monitor monitor = {}) {
-  solve_options options;
-  options.rtol = std::move(rtol);
-  options.maxiter = maxiter;
-  options.monitor = std::move(monitor);
-  return options;
-}
 
 solution solve(const Operator& a, const std::vector<double>& b, solve_options options,
                const Operator* m = nullptr, const std::vector<double>* start = nullptr) {
@@ -35,10 +21,6 @@ solution solve(const Operator& a, const std::vector<double>& b, solve_options op
   s.report = cg<host_space>(a, m, as_block(b, a.size()), as_block(s.x, a.size()), start != nullptr,
                             options);
   return s;
-}
-
-std::vector<double> column(const std::vector<double>& v, index n, index c) {
-  return {v.begin() + c * n, v.begin() + (c + 1) * n};
 }
 
 /// An operator of which only the product is known.

@@ -2,24 +2,12 @@
 #include <doctest/doctest.h>
 
 #include "implicitgrad/solvers/minres.hpp"
+#include "solving.hpp"
 #include "support.hpp"
 
 namespace implicitgrad::testing {
 
 namespace {
-
-struct solution {
-  std::vector<double> x;
-  solve_report report;
-};
-
-solve_options within(std::vector<double> rtol, index maxiter = 0, solve_monitor monitor = {}) {
-  solve_options options;
-  options.rtol = std::move(rtol);
-  options.maxiter = maxiter;
-  options.monitor = std::move(monitor);
-  return options;
-}
 
 solution solve(const Operator& a, const std::vector<double>& b, solve_options options,
                const std::vector<double>* start = nullptr) {
@@ -28,10 +16,6 @@ solution solve(const Operator& a, const std::vector<double>& b, solve_options op
   s.report = minres<host_space>(a, as_block(b, a.size()), as_block(s.x, a.size()), start != nullptr,
                                 options);
   return s;
-}
-
-std::vector<double> column(const std::vector<double>& v, index n, index c) {
-  return {v.begin() + c * n, v.begin() + (c + 1) * n};
 }
 
 /// Eigenvalues of both signs, from ±1 to ±condition.

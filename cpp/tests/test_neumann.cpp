@@ -2,16 +2,12 @@
 #include <doctest/doctest.h>
 
 #include "implicitgrad/solvers/neumann.hpp"
+#include "solving.hpp"
 #include "support.hpp"
 
 namespace implicitgrad::testing {
 
 namespace {
-
-struct solution {
-  std::vector<double> x;
-  solve_report report;
-};
 
 solution solve(const Operator& a, const std::vector<double>& b, double alpha, index terms,
                solve_options options = {{1e-10}, 10000, {}}) {
