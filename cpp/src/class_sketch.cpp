@@ -30,14 +30,21 @@ std::vector<double> inverse_of_means(index classes, index size,
 class_sketch::class_sketch(const std::shared_ptr<const Matrix>& x, bool intercept, const_block d,
                            index rows, std::uint64_t seed, int n_threads) {
   for (index a = 0; a < d.cols; ++a)
-    blocks_.emplace_back(x, intercept, d.col(a), rows, seed, n_threads);
+    blocks_.push_back(make_sketch(x, intercept, {d.col(a), d.rows, 1}, 1, rows, seed, n_threads));
+}
+
+std::unique_ptr<HessianSketch> class_sketch::copy() const {
+  auto twin = std::make_unique<class_sketch>();
+  for (const auto& of_class : blocks_) twin->blocks_.push_back(of_class->copy());
+  twin->inverse_ = inverse_;
+  return twin;
 }
 
 void class_sketch::factor(const std::vector<double>& strength) {
   std::vector<double> of_columns;
   for (index i = 0; i < static_cast<index>(strength.size()); i += classes())
     of_columns.push_back(strength[i]);
-  for (row_sketch& of_class : blocks_) of_class.factor(of_columns);
+  for (const auto& of_class : blocks_) of_class->factor(of_columns);
   inverse_ = inverse_of_means(classes(), size(), strength);
 }
 
@@ -47,8 +54,8 @@ void class_sketch::apply(const_block v, block out) const {
     std::vector<double> of_class(static_cast<std::size_t>(q * in.cols)), solved(of_class.size());
     for (index a = 0; a < classes(); ++a) {
       for (index i = 0; i < q * in.cols; ++i) of_class[i] = in.data[i * classes() + a];
-      blocks_[static_cast<std::size_t>(a)].apply({of_class.data(), q, in.cols},
-                                                 {solved.data(), q, in.cols});
+      blocks_[static_cast<std::size_t>(a)]->apply({of_class.data(), q, in.cols},
+                                                  {solved.data(), q, in.cols});
       for (index i = 0; i < q * in.cols; ++i) to.data[i * classes() + a] = solved[i];
     }
   };
@@ -56,14 +63,14 @@ void class_sketch::apply(const_block v, block out) const {
 }
 
 double class_sketch::curvature_min() const {
-  double least = blocks_.front().curvature_min();
-  for (const row_sketch& of_class : blocks_) least = std::min(least, of_class.curvature_min());
+  double least = blocks_.front()->curvature_min();
+  for (const auto& of_class : blocks_) least = std::min(least, of_class->curvature_min());
   return least;
 }
 
 double class_sketch::curvature_max() const {
-  double most = blocks_.front().curvature_max();
-  for (const row_sketch& of_class : blocks_) most = std::max(most, of_class.curvature_max());
+  double most = blocks_.front()->curvature_max();
+  for (const auto& of_class : blocks_) most = std::max(most, of_class->curvature_max());
   return most;
 }
 

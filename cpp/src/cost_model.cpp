@@ -55,6 +55,8 @@ bool by_outer_columns(const problem_shape& shape) {
   return shape.column_terms * jump < n * n * p / rate(double_flops, shape.rows);
 }
 
+bool by_fold(index folds, index rows) { return folds * rows * rows <= index{1} << 27; }
+
 bool by_outer_products(const problem_shape& shape) {
   const auto p = static_cast<double>(shape.order());
   return shape.outer_terms * jump <
@@ -85,6 +87,8 @@ sketch_plan sketch_of(const problem_shape& shape, index m, double nats) {
   const double pass = cost::product(shape);
   const auto classes = static_cast<double>(shape.classes);
   const auto models = classes * static_cast<double>(shape.models);
+  const bool by_fold = shape.folds > 1 && shape.classes == 1 && plan.rows < p &&
+                       cost::by_fold(shape.folds, plan.rows);
   if (plan.rows < p) {
     const auto rows = static_cast<double>(plan.rows);
     // Columns are packed across rows, and a solve sweeps X once more for want of its own kernels:
@@ -93,8 +97,9 @@ sketch_plan sketch_of(const problem_shape& shape, index m, double nats) {
         plan.rows == n && cost::by_outer_columns(shape)
             ? start_up + shape.column_terms * jump
             : 1.5 * rows * rows * static_cast<double>(p) / rate(single_flops, plan.rows);
-    plan.setup = gram + cost::factor(plan.rows);
-    plan.each = pass * (1.0 + 3.0 * share) + models * cost::solve(plan.rows);
+    const index order = by_fold ? plan.rows - plan.rows / shape.folds : plan.rows;
+    plan.setup = gram + static_cast<double>(by_fold ? shape.folds : 1) * cost::factor(order);
+    plan.each = pass * (1.0 + 3.0 * share) + models * cost::solve(order);
   } else {
     plan.setup = cost::gram(shape, plan.rows, true) + cost::factor(p);
     plan.each = pass + models * cost::solve(p);
@@ -102,10 +107,10 @@ sketch_plan sketch_of(const problem_shape& shape, index m, double nats) {
   plan.setup *= classes;  // each has a sketch of its own
   // Sampled without replacement, m rows leave a relative error of √(p/m · (1 − m/n)); all of them
   // leave the rounding of single precision.
-  // One sketch serves all folds, each of which is a sample itself, for want of the rows it leaves
-  // out.
+  // Otherwise one sketch serves all folds, each of which is a sample itself, for want of the rows
+  // it leaves out.
   double left = static_cast<double>(p) / static_cast<double>(plan.rows) * (1.0 - share);
-  if (shape.folds > 1)
+  if (shape.folds > 1 && !by_fold)
     left +=
         static_cast<double>(p) / (static_cast<double>(n) * static_cast<double>(shape.folds - 1));
   plan.nats = std::clamp(-0.5 * std::log(std::max(left, 1e-8)), 0.1, 8.0);

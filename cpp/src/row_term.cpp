@@ -166,13 +166,12 @@ class row_term : public WeightedRows {
 
   std::unique_ptr<HessianSketch> sketch(const data_state& at, index sampled,
                                         std::uint64_t seed) const override {
-    return std::make_unique<row_sketch>(x_, intercept_, mean_curvature(at).data(), sampled, seed,
-                                        n_threads_);
+    return make_sketch(x_, intercept_, curvature(at), targets_, sampled, seed, n_threads_);
   }
 
   std::vector<double> mean_squares(const data_state& at) const override {
     std::vector<double> out(static_cast<std::size_t>(size()));
-    weighted_squares(*x_, intercept_, {mean_curvature(at).data(), x_->rows(), 1},
+    weighted_squares(*x_, intercept_, {mean_of_columns(curvature(at)).data(), x_->rows(), 1},
                      {out.data(), size(), 1}, n_threads_);
     return out;
   }
@@ -180,16 +179,6 @@ class row_term : public WeightedRows {
  private:
   const_block curvature(const data_state& at) const {
     return {at.curvature.data(), x_->rows(), folds_};
-  }
-
-  std::vector<double> mean_curvature(const data_state& at) const {
-    const auto n = static_cast<std::size_t>(x_->rows());
-    std::vector<double> mean(at.curvature.begin(), at.curvature.begin() + x_->rows());
-    for (index f = 1; f < folds_; ++f)
-      for (std::size_t i = 0; i < n; ++i) mean[i] += at.curvature[f * x_->rows() + i];
-    if (folds_ > 1)
-      for (double& d : mean) d /= static_cast<double>(folds_);
-    return mean;
   }
 
   double growth() const {

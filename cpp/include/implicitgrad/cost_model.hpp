@@ -42,6 +42,9 @@ double gram(const problem_shape& shape, index m, bool single);
 bool by_outer_products(const problem_shape& shape);
 bool by_outer_columns(const problem_shape& shape);
 
+/// Whether, in the dual of `rows` rows, each fold has a factor of its own: where they fit in 1 GB.
+bool by_fold(index folds, index rows);
+
 /// A Cholesky factor of order q, and one solve with it.
 double factor(index q);
 double solve(index q);

@@ -23,7 +23,7 @@
 #include "implicitgrad/loss_rows.hpp"
 #include "implicitgrad/matrix.hpp"
 #include "implicitgrad/operator.hpp"
-#include "implicitgrad/solvers/row_sketch.hpp"
+#include "implicitgrad/solvers/hessian_sketch.hpp"
 
 namespace implicitgrad {
 

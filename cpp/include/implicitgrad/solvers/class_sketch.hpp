@@ -18,8 +18,8 @@
 #include <utility>
 #include <vector>
 
+#include "implicitgrad/solvers/hessian_sketch.hpp"
 #include "implicitgrad/solvers/jacobi.hpp"
-#include "implicitgrad/solvers/row_sketch.hpp"
 
 namespace implicitgrad {
 
@@ -71,27 +71,27 @@ class centred_jacobi : public Operator {
 /// Those blocks, each with rows sampled for its own weights.
 class class_sketch : public HessianSketch {
  public:
-  /// d holds w ∘ p ∘ (1 − p), a column a class. Cost: of a row_sketch, a class.
+  /// d holds w ∘ p ∘ (1 − p), a column a class. Cost: of a sketch, a class.
   class_sketch(const std::shared_ptr<const Matrix>& x, bool intercept, const_block d, index rows,
                std::uint64_t seed, int n_threads);
 
+  class_sketch() = default;  // to be filled
+
   void factor(const std::vector<double>& strength) override;
-  std::unique_ptr<HessianSketch> copy() const override {
-    return std::make_unique<class_sketch>(*this);
-  }
-  index size() const override { return blocks_.front().size() * classes(); }
+  std::unique_ptr<HessianSketch> copy() const override;
+  index size() const override { return blocks_.front()->size() * classes(); }
   void apply(const_block v, block out) const override;
 
   /// The blocks are H's own, so that their eigenvalues lie between its extreme ones.
   double curvature_min() const override;
   double curvature_max() const override;
-  bool exact() const override { return blocks_.front().exact(); }
+  bool exact() const override { return blocks_.front()->exact(); }
   bool complete() const override { return false; }
 
  private:
   index classes() const { return static_cast<index>(blocks_.size()); }
 
-  std::vector<row_sketch> blocks_;
+  std::vector<std::unique_ptr<HessianSketch>> blocks_;
   std::vector<double> inverse_;
 };
 

@@ -16,7 +16,7 @@
 #include "implicitgrad/solvers/class_sketch.hpp"
 #include "implicitgrad/solvers/jacobi.hpp"
 #include "implicitgrad/solvers/report.hpp"
-#include "implicitgrad/solvers/row_sketch.hpp"
+#include "implicitgrad/solvers/hessian_sketch.hpp"
 
 namespace implicitgrad {
 

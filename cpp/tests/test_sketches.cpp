@@ -6,6 +6,7 @@
 #include "implicitgrad/cost_model.hpp"
 #include "implicitgrad/csr_matrix.hpp"
 #include "implicitgrad/row_subset.hpp"
+#include "implicitgrad/solvers/dual_sketch.hpp"
 #include "implicitgrad/solvers/row_sketch.hpp"
 #include "support.hpp"
 
@@ -63,7 +64,8 @@ TEST_CASE("all rows: the inverse of H to single precision, primal and dual") {
         const problem at(n, p, intercept, order);
         using view_type = std::decay_t<decltype(at.x.view())>;
         const auto view = std::make_shared<view_type>(at.x.view());
-        row_sketch sketch(view, intercept, at.d.data(), n, 0, 2);
+        const auto made = make_sketch(view, intercept, {at.d.data(), n, 1}, 1, n, 0, 2);
+        HessianSketch& sketch = *made;
         sketch.factor(at.strength);
         CHECK(sketch.exact());
         random_source random(4);
@@ -97,7 +99,7 @@ TEST_CASE("few entries: the dual by columns, in double precision") {
   const auto x =
       std::make_shared<csr_matrix<double, index>>(indptr.data(), indices.data(), data.data(), n, p);
   CHECK(cost::by_outer_columns(shape_of(*x, p, 1, 1)));
-  row_sketch sketch(x, false, d.data(), n, 0, 2);
+  dual_sketch sketch(x, false, {d.data(), n, 1}, 1, n, 0, 2);
   sketch.factor(strength);
   const std::vector<double> v = random.vector(p), b = product(*x, false, d, strength, v);
   std::vector<double> got(v.size());
@@ -106,7 +108,7 @@ TEST_CASE("few entries: the dual by columns, in double precision") {
   CHECK(relative_error(got, v) <= 1e-5);
 
   // The intercept as one more column, of a strength that H has not: the sum of d.
-  row_sketch with(x, true, d.data(), n, 0, 2);
+  dual_sketch with(x, true, {d.data(), n, 1}, 1, n, 0, 2);
   with.factor(strength);
   const double own = std::accumulate(d.begin(), d.end(), 0.0);
   std::vector<double> w = random.vector(p + 1);
@@ -116,42 +118,78 @@ TEST_CASE("few entries: the dual by columns, in double precision") {
   CHECK(relative_error(back, w) <= 1e-5);
 }
 
+TEST_CASE("folds and targets: each column by the D of its own fold, in the dual") {
+  constexpr index n = 30, p = 71, folds = 3, targets = 2, copies = 2;
+  const problem at(n, p, false, layout::row_major);
+  using view_type = std::decay_t<decltype(at.x.view())>;
+  const auto view = std::make_shared<view_type>(at.x.view());
+  std::vector<double> d;
+  for (index f = 0; f < folds; ++f)
+    for (index i = 0; i < n; ++i) d.push_back(i % folds == f ? 0.0 : at.d[i]);
+  const auto sketch = make_sketch(view, false, {d.data(), n, folds}, targets, n, 0, 2);
+  sketch->factor(at.strength);
+  constexpr index columns = folds * targets * copies;
+  random_source random(9);
+  const std::vector<double> v = random.vector(p * columns);
+  std::vector<double> b, got(v.size());
+  for (index c = 0; c < columns; ++c) {
+    const index f = c / targets % folds;
+    const std::vector<double> of_fold(d.begin() + f * n, d.begin() + (f + 1) * n);
+    const auto column =
+        product(*view, false, of_fold, at.strength, {v.begin() + c * p, v.begin() + (c + 1) * p});
+    b.insert(b.end(), column.begin(), column.end());
+  }
+  sketch->apply(as_block(b, p), as_block(got, p));
+  CHECK(relative_error(got, v) <= 1e-5);
+  const auto twin = sketch->copy();
+  std::vector<double> again(v.size());
+  twin->apply(as_block(b, p), as_block(again, p));
+  CHECK(again == got);
+}
+
 TEST_CASE("new strengths: refactored as if built anew") {
   for (const index n : {60, 12}) {
     const problem at(n, 25, false, layout::row_major);
     using view_type = std::decay_t<decltype(at.x.view())>;
     const auto view = std::make_shared<view_type>(at.x.view());
-    row_sketch kept(view, false, at.d.data(), n, 0, 1), fresh(view, false, at.d.data(), n, 0, 1);
-    kept.factor(std::vector<double>(25, 1e-9));  // far beyond single precision in the dual
-    kept.factor(at.strength);
-    fresh.factor(at.strength);
+    const auto make = [&] { return make_sketch(view, false, {at.d.data(), n, 1}, 1, n, 0, 1); };
+    const auto kept = make(), fresh = make();
+    kept->factor(std::vector<double>(25, 1e-9));  // far beyond single precision in the dual
+    kept->factor(at.strength);
+    fresh->factor(at.strength);
     random_source random(5);
     const std::vector<double> v = random.vector(25);
     std::vector<double> a(25), b(25);
-    kept.apply(as_block(v, 25), as_block(a, 25));
-    fresh.apply(as_block(v, 25), as_block(b, 25));
+    kept->apply(as_block(v, 25), as_block(a, 25));
+    fresh->apply(as_block(v, 25), as_block(b, 25));
     CHECK(relative_error(a, b) <= 1e-5);
   }
 }
 
 TEST_CASE("extreme scales, zero weights and NaN leave a finite positive map") {
-  problem at(50, 12, true, layout::row_major);
-  using view_type = std::decay_t<decltype(at.x.view())>;
-  const auto view = std::make_shared<view_type>(at.x.view());
-  random_source random(6);
-  const std::vector<double> v = random.vector(13);
-  for (const double weight : {0.0, 1e-300, 1e300, testing::nan})
-    for (const double strength : {1e-300, 1e-12, 1e300}) {
-      CAPTURE(weight);
-      CAPTURE(strength);
-      row_sketch sketch(view, true, std::vector<double>(50, weight).data(), 50, 0, 1);
-      sketch.factor(std::vector<double>(12, strength));
-      std::vector<double> x(13);
-      sketch.apply(as_block(v, 13), as_block(x, 13));
-      double along = 0.0;
-      for (index i = 0; i < 13; ++i) along += x[i] * v[i];
-      CHECK(along >= 0.0);
-    }
+  for (const index n : {50, 7}) {
+    const problem at(n, 12, true, layout::row_major);
+    using view_type = std::decay_t<decltype(at.x.view())>;
+    const auto view = std::make_shared<view_type>(at.x.view());
+    random_source random(6);
+    const std::vector<double> v = random.vector(13);
+    for (const double weight : {0.0, 1e-300, 1e300, testing::nan})
+      for (const double strength : {1e-300, 1e-12, 1e300}) {
+        // In the dual v and Aᵀz cancel then: CG finds that out, and takes the diagonal.
+        if (n == 7 && !(weight <= 1e-300)) continue;
+        CAPTURE(n);
+        CAPTURE(weight);
+        CAPTURE(strength);
+        const std::vector<double> d(static_cast<std::size_t>(n), weight);
+        const auto sketch = make_sketch(view, true, {d.data(), n, 1}, 1, n, 0, 1);
+        sketch->factor(std::vector<double>(12, strength));
+        std::vector<double> x(13);
+        sketch->apply(as_block(v, 13), as_block(x, 13));
+        double along = 0.0;
+        for (index i = 0; i < 13; ++i) along += x[i] * v[i];
+        CHECK(along >= 0.0);
+      }
+  }
 }
 
 TEST_CASE("a sample of rows: in order, the same for a seed, right on average, fair to heavy rows") {
