@@ -14,9 +14,9 @@
 #include "implicitgrad/cost_model.hpp"
 #include "implicitgrad/operator.hpp"
 #include "implicitgrad/solvers/class_sketch.hpp"
+#include "implicitgrad/solvers/hessian_sketch.hpp"
 #include "implicitgrad/solvers/jacobi.hpp"
 #include "implicitgrad/solvers/report.hpp"
-#include "implicitgrad/solvers/hessian_sketch.hpp"
 
 namespace implicitgrad {
 
