@@ -82,7 +82,7 @@ def test_every_public_function_has_an_example():
     for name in ig.__all__:
         if name not in (
             *("ImplicitGradResult", "ImplicitGradWarning", "InfluenceResult", "Linearization"),
-            "ResponseResult",
+            *("ResponseResult", "UnrolledGradResult"),
         ):
             assert ">>>" in getattr(ig, name).__doc__, name
 
