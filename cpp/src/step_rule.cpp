@@ -45,8 +45,7 @@ class descent_rule : public StepRule {
   /// out += μ memory; memory = out
   void carry(double* out, block memory) const {
     if (!slots()) return;
-    for (index i = 0; i < memory.rows; ++i)
-      memory.data[i] = out[i] += momentum_ * memory.data[i];
+    for (index i = 0; i < memory.rows; ++i) memory.data[i] = out[i] += momentum_ * memory.data[i];
   }
 
   double rate_, momentum_;

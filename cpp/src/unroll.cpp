@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <utility>
 
@@ -65,8 +66,8 @@ class training {
     return at;
   }
 
-  /// One step from `here`, which stays where it is, and null is returned, if that meets a value that
-  /// is not finite.
+  /// One step from `here`, which stays where it is, and null is returned, if that meets a value
+  /// that is not finite.
   record advance(checkpoint& here) {
     linearization at = look(here);
     checkpoint next = here;
@@ -103,8 +104,9 @@ class training {
   bool unstable(double curvature) const {
     return curvature > rule_.most_curvature() * (1.0 + 1e-6);
   }
-  /// Whether the last step was so long that f rose along it, by the parabola through its ends.
-  bool rises() const { return unstable(last_); }
+  /// Whether f rose along the last step, by the parabola through its ends, or as good as did: a step
+  /// that is followed by its reverse, as in a cycle, leaves it where it was.
+  bool rises() const { return last_ >= 0.999 * rule_.most_curvature(); }
 
  private:
   /// What the gradient after a step says of the mean curvature along it. A step that is next to
@@ -143,25 +145,28 @@ class adjoints {
         lam_(zeros(n_lam)),
         cv_(zeros(n_lam)) {}
 
-  /// Over one step: with ∇̄ from the rule, θ̄ += H ∇̄ and λ̄ += Cᵀ∇̄.
-  void pull(const record& step) {
+  /// Over one step: with ∇̄ from the rule, θ̄ += H ∇̄ and λ̄ += Cᵀ∇̄. False, and nothing more than ∇̄,
+  /// where that is not finite.
+  bool pull(const record& step) {
     poll_interrupt();
     const index n = path_.size(), m = length(lam_);
     rate_ += rule_.pull(step.t, step.at->jac().data(), path_.memory_of(step.memory), theta_.data(),
                         path_.memory_of(memory_), gradient_.data());
+    if (!finite(gradient_)) return false;
     const const_block v{gradient_.data(), n, 1};
     step.at->hess().apply(v, {hv_.data(), n, 1});
     host_space::axpby(n, 1.0, hv_.data(), 1.0, theta_.data());
-    curvature_ = path_.see_curvature(dot(gradient_, hv_), dot(gradient_, gradient_));
-    if (m == 0) return;
-    step.at->cross_transpose(v, {cv_.data(), m, 1});
+    curvature_ =
+        std::max(curvature_, path_.see_curvature(dot(gradient_, hv_), dot(gradient_, gradient_)));
+    if (m > 0) step.at->cross_transpose(v, {cv_.data(), m, 1});
     host_space::axpby(m, 1.0, cv_.data(), 1.0, lam_.data());
+    return true;
   }
 
   const vector& theta() const { return theta_; }
   const vector& lam() const { return lam_; }
   double rate() const { return rate_; }
-  double curvature() const { return curvature_; }  // of the last product
+  double curvature() const { return curvature_; }  // the largest that the products saw
 
  private:
   training& path_;
@@ -186,33 +191,29 @@ class tangents {
     for (index l = 0; l < m_; ++l) unit_[l * m_ + l] = 1.0;
   }
 
-  /// Over one step: ∇̇ = H θ̇ + C λ̇, and then the rule. Returns how many products with H it took.
-  index push(const record& step) {
-    const index n = path_.size(), of_lam = n * m_, products = begun_ ? m_ + 1 : 0;
-    if (begun_) {  // θ̇ is zero before
-      step.at->hess().apply({theta_.data(), n, m_ + 1}, {gradient_.data(), n, m_ + 1});
-      curvature_ = path_.see_curvature(host_space::dot(of_lam, theta_.data(), gradient_.data()),
-                                       host_space::dot(of_lam, theta_.data(), theta_.data()));
-    }
-    if (m_ > 0) {
-      step.at->cross({unit_.data(), m_, m_}, {cross_.data(), n, m_});
-      host_space::axpby(of_lam, 1.0, cross_.data(), 1.0, gradient_.data());
-    }
+  /// Over one step: ∇̇ = H θ̇ + C λ̇, and then the rule. False, and no step, where θ̇ is not finite.
+  bool push(const record& step) {
+    if (!finite(theta_)) return false;
+    const index n = path_.size(), of_lam = n * m_;
+    step.at->hess().apply({theta_.data(), n, m_ + 1}, {gradient_.data(), n, m_ + 1});
+    curvature_ = path_.see_curvature(host_space::dot(of_lam, theta_.data(), gradient_.data()),
+                                     host_space::dot(of_lam, theta_.data(), theta_.data()));
+    if (m_ > 0) step.at->cross({unit_.data(), m_, m_}, {cross_.data(), n, m_});
+    host_space::axpby(of_lam, 1.0, cross_.data(), 1.0, gradient_.data());
     for (index c = 0; c <= m_; ++c) {
       rule_.push(step.t, step.at->jac().data(), path_.memory_of(step.memory),
                  gradient_.data() + c * n, c == m_ ? 1.0 : 0.0,
                  {memory_.data() + c * path_.memory_size(), n, rule_.slots()}, step_.data());
       host_space::axpby(n, -1.0, step_.data(), 1.0, theta_.data() + c * n);
     }
-    begun_ = true;
-    return products;
+    return true;
   }
 
   /// vᵀθ̇ along λ_c, or along α for c = n_lam.
   double along(const vector& v, index c) const {
     return host_space::dot(path_.size(), v.data(), theta_.data() + c * path_.size());
   }
-  double curvature() const { return curvature_; }  // of the last product, along all λ together
+  double curvature() const { return curvature_; }  // of the last product, all λ together
 
  private:
   training& path_;
@@ -220,7 +221,6 @@ class tangents {
   index m_;
   vector theta_, memory_, gradient_, cross_, step_, unit_;
   double curvature_ = 0.0;
-  bool begun_ = false;
 };
 
 }  // namespace
@@ -251,16 +251,16 @@ vector arrive(training& path, const checkpoint& end, const Objective& g, const d
 
 /// How the steps that were differentiated went.
 struct outcome {
-  bool finite = true;      // whether all values met were
-  double curvature = 0.0;  // what the last product saw
-  bool grew = true;        // whether the derivative did, from the last step to the first
+  bool finite;
+  bool grew;  // whether derivatives did, with a curvature beyond what the rule bears
 };
 
-outcome reverse(training& path, const StepRule& rule, checkpoint here, bool good, const Objective& g,
-                const double* lam, const unroll_options& options, unroll_report& report) {
+outcome reverse(training& path, const StepRule& rule, checkpoint here, bool good,
+                const Objective& g, const double* lam, const unroll_options& options,
+                unroll_report& report) {
   std::vector<checkpoint> starts{here};
   std::vector<record> tape;
-  if (good) good = path.run(here, here.t + 1, &tape);
+  good = good && path.run(here, here.t + 1, &tape);
   if (good) {
     const double of_memory = 8.0 * static_cast<double>(path.memory_size());
     report.segment =
@@ -270,7 +270,7 @@ outcome reverse(training& path, const StepRule& rule, checkpoint here, bool good
   const auto to_its_end = [&] {
     return path.run(here, std::min(starts.back().t + report.segment, options.steps), &tape);
   };
-  if (good) good = to_its_end();
+  good = good && to_its_end();
   while (good && here.t < options.steps) {
     starts.push_back(here);
     tape.clear();
@@ -279,33 +279,46 @@ outcome reverse(training& path, const StepRule& rule, checkpoint here, bool good
 
   const vector outer = arrive(path, here, g, lam, report);
   adjoints bar(path, rule, outer, length(report.direct));
+  bool carried = true;
   for (;;) {
-    for (; !tape.empty(); tape.pop_back(), ++report.products) bar.pull(tape.back());
+    for (; carried && !tape.empty(); tape.pop_back(), ++report.products)
+      carried = bar.pull(tape.back());
     const index end = starts.back().t;
     starts.pop_back();
-    if (starts.empty()) break;
+    if (!carried || starts.empty()) break;
     checkpoint again = starts.back();
-    if (!path.run(again, end, &tape)) good = false;
+    carried = path.run(again, end, &tape);
   }
-  host_space::axpby(length(report.grad), 1.0, bar.lam().data(), 1.0, report.grad.data());
-  report.grad_rate = bar.rate();
-  if (options.differentiated == options.steps) report.grad_theta0 = bar.theta();
-  return {good, bar.curvature(), norm(bar.theta()) > norm(outer)};
+  const double lost = carried ? 0.0 : std::numeric_limits<double>::quiet_NaN();
+  for (index l = 0; l < length(report.grad); ++l) report.grad[l] += bar.lam()[l] + lost;
+  report.grad_rate = bar.rate() + lost;
+  if (options.differentiated == options.steps) {
+    report.grad_theta0 = bar.theta();
+    for (double& x : report.grad_theta0) x += lost;
+  }
+  return {good && carried, path.unstable(bar.curvature()) && norm(bar.theta()) > norm(outer)};
 }
 
-outcome forward(training& path, const StepRule& rule, checkpoint here, bool good, const Objective& g,
-                const double* lam, const unroll_options& options, unroll_report& report) {
+outcome forward(training& path, const StepRule& rule, checkpoint here, bool good,
+                const Objective& g, const double* lam, const unroll_options& options,
+                unroll_report& report) {
   const index n_lam = length(report.direct);
   tangents moved(path, rule, n_lam);
-  while (good && here.t < options.steps) {
+  bool carried = true, grew = false;
+  while (good && carried && here.t < options.steps) {
     const record step = path.advance(here);
     good = step.at != nullptr;
-    if (good) report.products += moved.push(step);
+    if (!good) break;
+    carried = moved.push(step);
+    report.products += n_lam + 1;
+    // What is met in the first half says little of where the steps lead.
+    if (2 * (options.steps - here.t) < options.differentiated)
+      grew = grew || path.unstable(moved.curvature());
   }
   const vector outer = arrive(path, here, g, lam, report);
   for (index l = 0; l < n_lam; ++l) report.grad[l] += moved.along(outer, l);
   report.grad_rate = moved.along(outer, n_lam);
-  return {good, moved.curvature()};
+  return {good && carried, grew};
 }
 
 }  // namespace
@@ -322,7 +335,7 @@ unroll_report unroll(const Objective& f, const Objective& g, const StepRule& rul
   if (!found.finite || !std::isfinite(report.fun + report.stationarity + report.grad_rate) ||
       !finite(report.grad))
     report.status = unroll_status::non_finite;
-  else if (path.rises() || (path.unstable(found.curvature) && found.grew))
+  else if (path.rises() || found.grew)
     report.status = unroll_status::diverged;
   return report;
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from ._watch import Watch
 
 # Steps of λ between two measurements of λmax(H), for the step size of the Neumann series.
 REFRESH = 50
-RULES = {"adam": adam, "gd": descent}
+RULES: dict[str, Callable[..., _core.StepRule]] = {"adam": adam, "gd": descent}
 
 
 def alternating(

@@ -169,7 +169,8 @@ def solve(
             first.nfev += 1
     # Whether Newton's steps come from a factor; for linear models the core chooses.
     direct = theta0.size <= (solvers.DIRECT_NETWORK if native else solvers.DIRECT_CALLABLE)
-    core, hyper = core_objective(f, theta0.size, lam.size), lam[:0] if native and not f.n_lam else lam
+    core = core_objective(f, theta0.size, lam.size)
+    hyper = lam[:0] if native and not f.n_lam else lam
     if not (native and f.convex):
         kept = None
     elif kept is None:

@@ -163,10 +163,18 @@ def unrolled_grad(
     settings = _Settings(**{name: given.pop(name) for name in own if name in given})
     refuse_unknown(given, stacklevel=3)
 
+    inner, outer = (core_objective(loss, theta0.size, lam.size) for loss in (problem.f, problem.g))
     with np.errstate(all="ignore"):  # what overflows in a user's functions comes out as a status
         report = _core.unroll(
-            *(core_objective(loss, theta0.size, lam.size) for loss in (problem.f, problem.g)),
-            *(rule, theta0, lam, steps, differentiated, mode == "forward", settings.memory),
+            inner,
+            outer,
+            rule,
+            theta0,
+            lam,
+            steps=steps,
+            differentiated=differentiated,
+            forward=mode == "forward",
+            memory=settings.memory,
         )
         for loss in (problem.f, problem.g):
             if is_native(loss):

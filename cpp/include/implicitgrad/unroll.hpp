@@ -36,7 +36,8 @@ struct unroll_options {
   index steps = 0;
   index differentiated = 0;  // the last so many of them; what came before counts as constant
   bool forward = false;
-  double memory = 0.0;  // bytes for the tape and its checkpoints; the least possible if that is more
+  double memory =
+      0.0;  // bytes for the tape and its checkpoints; the least possible if that is more
 };
 
 struct unroll_report {

@@ -32,9 +32,8 @@ class StepRule {
 
   /// The step's derivative along (∇̇, memory˙, α̇): turns the tangent of the memory before the step
   /// into that after it. `memory` is that after the step.
-  virtual void push(index t, const double* gradient, const_block memory,
-                    const double* gradient_dot, double rate_dot, block memory_dot,
-                    double* out_dot) const = 0;
+  virtual void push(index t, const double* gradient, const_block memory, const double* gradient_dot,
+                    double rate_dot, block memory_dot, double* out_dot) const = 0;
 
   /// Its adjoint: from those of the x after the step and of the memory after it to those of the
   /// gradient (written) and of the memory before it (in place). Returns that of α.
