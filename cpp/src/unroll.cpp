@@ -50,8 +50,9 @@ linearization linearize(const Objective& f, const vector& theta, const double* l
 /// The training of f, step by step, and what it sees of H on its way.
 class training {
  public:
-  training(const Objective& f, const StepRule& rule, const double* lam, unroll_report& report)
-      : f_(f), rule_(rule), lam_(lam), report_(report), step_(static_cast<std::size_t>(size())) {}
+  training(const Objective& f, const StepRule& rule, const double* lam, index steps,
+           unroll_report& report)
+      : f_(f), rule_(rule), lam_(lam), steps_(steps), report_(report), step_(zeros(size())) {}
 
   index size() const { return f_.n_theta(); }
   index memory_size() const { return size() * rule_.slots(); }
@@ -90,33 +91,29 @@ class training {
     return true;
   }
 
-  /// A curvature vᵀHv / vᵀv; returns it.
-  double see_curvature(double vhv, double vv) {
+  /// Takes note of a curvature vᵀHv / vᵀv that was met at step t. Returns whether it tells that the
+  /// steps diverge: it is more than the rule bears, as good as at least, which leaves a cycle; and
+  /// later than half way, as what is met before says little of where they lead.
+  bool see_curvature(double vhv, double vv, index t) {
     const double curvature = vv > 0.0 ? vhv / vv : 0.0;
     if (vv > 0.0 && std::isfinite(curvature)) {
       report_.curvature_min = std::min(report_.curvature_min, curvature);
       report_.curvature_max = std::max(report_.curvature_max, curvature);
     }
-    return curvature;
+    return 2 * t > steps_ && curvature >= 0.999 * rule_.most_curvature();
   }
 
-  /// Whether that is more than the rule bears, and not only by rounding.
-  bool unstable(double curvature) const {
-    return curvature > rule_.most_curvature() * (1.0 + 1e-6);
-  }
-  /// Whether f rose along the last step, by the parabola through its ends, or as good as did: a step
-  /// that is followed by its reverse, as in a cycle, leaves it where it was.
-  bool rises() const { return last_ >= 0.999 * rule_.most_curvature(); }
+  /// Steps that told so: f rose along them, by the parabola through their ends.
+  index rises() const { return rises_; }
 
  private:
   /// What the gradient after a step says of the mean curvature along it. A step that is next to
   /// nothing beside θ says nothing but rounding.
   void see(const checkpoint& here, const linearization& at) {
-    last_ = 0.0;
     if (before_ && norm(step_) > 1e-5 * norm(here.theta)) {
       double change = 0.0;
       for (index i = 0; i < size(); ++i) change += step_[i] * (before_->jac()[i] - at->jac()[i]);
-      last_ = see_curvature(change, dot(step_, step_));
+      rises_ += see_curvature(change, dot(step_, step_), here.t);
     }
     before_ = at;
     reached_ = here.t;
@@ -125,11 +122,11 @@ class training {
   const Objective& f_;
   const StepRule& rule_;
   const double* lam_;
+  index steps_;
   unroll_report& report_;
   vector step_;
   linearization before_;
-  index reached_ = -1;
-  double last_ = 0.0;
+  index reached_ = -1, rises_ = 0;
 };
 
 /// The adjoints of θ, the rule's memory, λ and α, carried back step by step.
@@ -156,8 +153,7 @@ class adjoints {
     const const_block v{gradient_.data(), n, 1};
     step.at->hess().apply(v, {hv_.data(), n, 1});
     host_space::axpby(n, 1.0, hv_.data(), 1.0, theta_.data());
-    curvature_ =
-        std::max(curvature_, path_.see_curvature(dot(gradient_, hv_), dot(gradient_, gradient_)));
+    unstable_ += path_.see_curvature(dot(gradient_, hv_), dot(gradient_, gradient_), step.t);
     if (m > 0) step.at->cross_transpose(v, {cv_.data(), m, 1});
     host_space::axpby(m, 1.0, cv_.data(), 1.0, lam_.data());
     return true;
@@ -166,13 +162,14 @@ class adjoints {
   const vector& theta() const { return theta_; }
   const vector& lam() const { return lam_; }
   double rate() const { return rate_; }
-  double curvature() const { return curvature_; }  // the largest that the products saw
+  index unstable() const { return unstable_; }  // products that told so
 
  private:
   training& path_;
   const StepRule& rule_;
   vector theta_, memory_, gradient_, hv_, lam_, cv_;
-  double rate_ = 0.0, curvature_ = 0.0;
+  double rate_ = 0.0;
+  index unstable_ = 0;
 };
 
 /// The tangents of θ and of the rule's memory along each λ and, last, along α.
@@ -196,8 +193,8 @@ class tangents {
     if (!finite(theta_)) return false;
     const index n = path_.size(), of_lam = n * m_;
     step.at->hess().apply({theta_.data(), n, m_ + 1}, {gradient_.data(), n, m_ + 1});
-    curvature_ = path_.see_curvature(host_space::dot(of_lam, theta_.data(), gradient_.data()),
-                                     host_space::dot(of_lam, theta_.data(), theta_.data()));
+    unstable_ += path_.see_curvature(host_space::dot(of_lam, theta_.data(), gradient_.data()),
+                                     host_space::dot(of_lam, theta_.data(), theta_.data()), step.t);
     if (m_ > 0) step.at->cross({unit_.data(), m_, m_}, {cross_.data(), n, m_});
     host_space::axpby(of_lam, 1.0, cross_.data(), 1.0, gradient_.data());
     for (index c = 0; c <= m_; ++c) {
@@ -213,14 +210,14 @@ class tangents {
   double along(const vector& v, index c) const {
     return host_space::dot(path_.size(), v.data(), theta_.data() + c * path_.size());
   }
-  double curvature() const { return curvature_; }  // of the last product, all λ together
+  index unstable() const { return unstable_; }  // products that told so, all λ together
 
  private:
   training& path_;
   const StepRule& rule_;
   index m_;
   vector theta_, memory_, gradient_, cross_, step_, unit_;
-  double curvature_ = 0.0;
+  index unstable_ = 0;
 };
 
 }  // namespace
@@ -252,8 +249,12 @@ vector arrive(training& path, const checkpoint& end, const Objective& g, const d
 /// How the steps that were differentiated went.
 struct outcome {
   bool finite;
-  bool grew;  // whether derivatives did, with a curvature beyond what the rule bears
+  bool grew;       // whether the derivatives did
+  index unstable;  // products with a curvature that makes them
 };
+
+/// A single one may be one step that was too long.
+constexpr index enough = 2;
 
 outcome reverse(training& path, const StepRule& rule, checkpoint here, bool good,
                 const Objective& g, const double* lam, const unroll_options& options,
@@ -296,7 +297,7 @@ outcome reverse(training& path, const StepRule& rule, checkpoint here, bool good
     report.grad_theta0 = bar.theta();
     for (double& x : report.grad_theta0) x += lost;
   }
-  return {good && carried, path.unstable(bar.curvature()) && norm(bar.theta()) > norm(outer)};
+  return {good && carried, norm(bar.theta()) > norm(outer), bar.unstable()};
 }
 
 outcome forward(training& path, const StepRule& rule, checkpoint here, bool good,
@@ -304,21 +305,18 @@ outcome forward(training& path, const StepRule& rule, checkpoint here, bool good
                 unroll_report& report) {
   const index n_lam = length(report.direct);
   tangents moved(path, rule, n_lam);
-  bool carried = true, grew = false;
+  bool carried = true;
   while (good && carried && here.t < options.steps) {
     const record step = path.advance(here);
     good = step.at != nullptr;
     if (!good) break;
     carried = moved.push(step);
     report.products += n_lam + 1;
-    // What is met in the first half says little of where the steps lead.
-    if (2 * (options.steps - here.t) < options.differentiated)
-      grew = grew || path.unstable(moved.curvature());
   }
   const vector outer = arrive(path, here, g, lam, report);
   for (index l = 0; l < n_lam; ++l) report.grad[l] += moved.along(outer, l);
   report.grad_rate = moved.along(outer, n_lam);
-  return {good && carried, grew};
+  return {good && carried, true, moved.unstable()};
 }
 
 }  // namespace
@@ -327,7 +325,7 @@ unroll_report unroll(const Objective& f, const Objective& g, const StepRule& rul
                      const double* theta0, const double* lam, const unroll_options& options) {
   unroll_report report;
   report.direct = zeros(f.n_lam());
-  training path(f, rule, lam, report);
+  training path(f, rule, lam, options.steps, report);
   checkpoint here{vector(theta0, theta0 + path.size()), zeros(path.memory_size())};
   const bool good = path.run(here, options.steps - options.differentiated);
   const auto sweep = options.forward ? forward : reverse;
@@ -335,7 +333,7 @@ unroll_report unroll(const Objective& f, const Objective& g, const StepRule& rul
   if (!found.finite || !std::isfinite(report.fun + report.stationarity + report.grad_rate) ||
       !finite(report.grad))
     report.status = unroll_status::non_finite;
-  else if (path.rises() || found.grew)
+  else if (path.rises() >= enough || (found.grew && found.unstable >= enough))
     report.status = unroll_status::diverged;
   return report;
 }
