@@ -1,7 +1,6 @@
-"""Through K steps of training or K products of a solve: how far each is from the hypergradient, and what
-it costs in time and memory; the picture is unrolling.png."""
+"""Steps of training beside products of a solve: error, time and memory, drawn in unrolling.png."""
 
-import resource
+from resource import RUSAGE_SELF, getrusage
 from time import perf_counter
 
 import matplotlib.figure
@@ -9,7 +8,6 @@ import numpy as np
 
 import implicitgrad as ig
 
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # noqa: E731
 STEPS = (1, 3, 10, 30, 100, 300, 1000)
 rng = np.random.default_rng(0)
 X = rng.standard_normal((4000, 20)) * np.geomspace(1, 0.2, 20)
@@ -19,7 +17,8 @@ lam, start = np.full(20, -5.0), np.zeros(20)
 w = ig.train(f, lam).x
 exact = ig.implicit_grad(f, g, w, lam, tol=1e-12).grad
 a = 1 / np.linalg.eigvalsh(f.linearize(w, lam).hess @ np.eye(20))[-1]
-solve = lambda how, **o: ig.implicit_grad(f, g, w, lam, how, 1e-14, {"certify": False, **o})  # noqa: E731
+quiet = {"warn": False, "certify": False}
+solve = lambda how, **o: ig.implicit_grad(f, g, w, lam, how, 1e-14, {**quiet, **o})  # noqa: E731
 ways = {
     "identity": lambda k: solve("identity"),
     "CG": lambda k: solve("cg", maxiter=k, preconditioner="none"),
@@ -31,10 +30,11 @@ axes = (figure := matplotlib.figure.Figure((12, 3.5), layout="constrained")).sub
 for name, way in ways.items():
     rows = []
     for k in STEPS:
-        began, before = perf_counter(), peak()
+        began, before = perf_counter(), getrusage(RUSAGE_SELF).ru_maxrss
         off = np.linalg.norm(way(k).grad - exact) / np.linalg.norm(exact)
-        rows.append((off, perf_counter() - began, (peak() - before) / 1e3))
+        rows.append((off, perf_counter() - began, getrusage(RUSAGE_SELF).ru_maxrss - before))
     print(f"{name:14}", " ".join(f"{row[0]:6.0e}" for row in rows))
-    for i, label in enumerate(("relative error", "seconds", "MB more")):
-        axes[i].semilogx(STEPS, np.array(rows)[:, i], label=name), axes[i].set(xlabel="K", ylabel=label)
+    for i, label in enumerate(("relative error", "seconds", "KiB more")):
+        axes[i].semilogx(STEPS, np.array(rows)[:, i], label=name)
+        axes[i].set(xlabel="K", ylabel=label)
 axes[0].set_yscale("log"), axes[0].legend(), figure.savefig("unrolling.png")
