@@ -101,6 +101,22 @@ def test_users_objectives_give_what_the_library_s_do(optimizer, mode):
             assert_near(np.float64(own.grad_step_size), native.grad_step_size, 1e-13)
 
 
+def test_forward_mode_asks_for_the_rows_of_C_once_a_step():
+    problem, calls = well_posed(), []
+
+    def vjp(theta, q, lam):
+        calls.append(q)
+        return -problem.B.T @ q
+
+    f = replaced(problem.f, cross_vjp=vjp)
+    arguments = (f, problem.g, np.zeros(12), problem.lam, 5, 0.1)
+    forward = ig.unrolled_grad(*arguments, mode="forward")
+    assert len(calls) == 5 * 12
+    back = ig.unrolled_grad(*arguments)
+    assert len(calls) == 5 * 12 + 5
+    assert_near(forward.grad, back.grad, 1e-13)
+
+
 def test_the_oracle_matches_differences_of_itself():
     problem = BY_NAME["logistic-groups-weights-f"].problem()
     f, g, start, lam, h = problem.ref_f, problem.ref_g, problem.theta, problem.lam, WIDE(1e-4)

@@ -281,7 +281,7 @@ UNROLL_ENDINGS: dict[str, tuple[int, str]] = {
     "non_finite": (
         NON_FINITE,
         "A NaN or infinite value was met after {steps} steps{why}. theta is the last finite iterate, "
-        "and grad its derivative as far as that is finite.",
+        "and grad the derivative of g there, or NaN where that is not finite either.",
     ),
 }
 UNROLL_DISTANCE = {
