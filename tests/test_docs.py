@@ -26,9 +26,11 @@ OPTIONAL = ("sklearn", "matplotlib", "tqdm")
 
 
 def blocks(page, language):
-    """(line number, text) of each fenced block in that language."""
-    found = re.finditer(rf"^```{language}\n(.*?)^```$", page.read_text(), re.M | re.S)
-    return [(m.string.count("\n", 0, m.start(1)), m.group(1)) for m in found]
+    """(line number, text, output shown) of each fenced block in that language: what is printed stands in
+    a block of text right below; None where there is none."""
+    shown = r"^```$(?:\n\n```text\n(.*?)^```$)?"
+    found = re.finditer(rf"^```{language}\n(.*?){shown}", page.read_text(), re.M | re.S)
+    return [(m.string.count("\n", 0, m.start(1)), m.group(1), m.group(2)) for m in found]
 
 
 def need(text):
@@ -38,14 +40,18 @@ def need(text):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_the_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
+def test_the_blocks_of_a_page_run_in_order_and_print_what_it_shows(
+    page, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     code = blocks(page, "python")
-    need("".join(text for _, text in code))
+    need("".join(text for _, text, _ in code))
     namespace = {"__name__": "__main__"}
-    for line, text in code:
+    for line, text, shown in code:
         # Shifted, so that a traceback names the page's own line.
         exec(compile("\n" * line + text, str(page), "exec"), namespace)
+        printed = capsys.readouterr().out
+        assert shown is None or printed == shown, f"{page.name}:{line}"
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda p: p.name)
@@ -82,7 +88,7 @@ def test_every_public_function_has_an_example():
     for name in ig.__all__:
         if name not in (
             *("ImplicitGradResult", "ImplicitGradWarning", "InfluenceResult", "Linearization"),
-            "ResponseResult",
+            *("ResponseResult", "UnrolledGradResult"),
         ):
             assert ">>>" in getattr(ig, name).__doc__, name
 
@@ -94,7 +100,7 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target.split("#")[0]).exists(), target
 
 
-DIFFS = [(page, *block) for page in PAGES for block in blocks(page, "diff")]
+DIFFS = [(page, *block[:2]) for page in PAGES for block in blocks(page, "diff")]
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")

@@ -117,11 +117,18 @@ def run_script(body, **kwargs):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_interrupt_ends_a_long_solve_and_leaves_nothing_broken():
-    child = run_script("""
+@pytest.mark.parametrize(
+    "call",
+    [
+        'ig.implicit_grad(f, g, theta, lam, "neumann", options=endless)',
+        "ig.unrolled_grad(f, g, theta, lam, 10**8, 1e-9)",
+    ],
+)
+def test_interrupt_ends_a_long_solve_and_leaves_nothing_broken(call):
+    child = run_script(f"""
         try:
             print("start", flush=True)
-            ig.implicit_grad(f, g, theta, lam, "neumann", options=endless)
+            {call}
         except KeyboardInterrupt:
             print("interrupted", flush=True)
         after = ig.implicit_grad(f, g, theta, lam, "cg", options=quiet).grad

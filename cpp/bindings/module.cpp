@@ -12,4 +12,5 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   register_mlp(m);
   register_hyper(m);
   register_training(m);
+  register_unrolling(m);
 }

@@ -15,5 +15,6 @@ void register_models(py::module_& m);
 void register_hyper(py::module_& m);
 void register_mlp(py::module_& m);
 void register_training(py::module_& m);
+void register_unrolling(py::module_& m);
 
 }  // namespace implicitgrad::python

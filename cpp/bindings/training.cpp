@@ -1,5 +1,8 @@
+#include <algorithm>
 #include <memory>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "arrays.hpp"
 #include "implicitgrad/objective.hpp"
@@ -10,49 +13,92 @@ namespace implicitgrad::python {
 
 namespace {
 
-/// What a Python objective returned for one point: (fun, jac, hess).
-class callback_linearization : public Linearization {
+/// A Python object that stands for an objective at one point, with fun, jac, and the methods hess()
+/// -> Operator, jac_lam(), cross(u) and cross_transpose(q), which are called when they are needed.
+class callback_linearization : public CrossLinearization {
  public:
-  callback_linearization(double fun, std::vector<double> jac, std::shared_ptr<Operator> hess)
-      : fun_(fun), jac_(std::move(jac)), hess_(std::move(hess)) {}
+  callback_linearization(py::object at, index n_theta, index n_lam)
+      : at_(std::move(at)),
+        n_lam_(n_lam),
+        fun_(py::cast<double>(at_.attr("fun"))),
+        jac_(floats(at_.attr("jac"), n_theta, "jac")) {}
+  callback_linearization(const callback_linearization&) = delete;
+  callback_linearization& operator=(const callback_linearization&) = delete;
   ~callback_linearization() override {
-    py::gil_scoped_acquire gil;  // the operator may be the last owner of a Python object
+    py::gil_scoped_acquire gil;  // may be the last owner of Python objects
     hess_.reset();
+    at_ = py::object();
   }
 
   double fun() const override { return fun_; }
   const std::vector<double>& jac() const override { return jac_; }
-  const Operator& hess() const override { return *hess_; }
+  const Operator& hess() const override {
+    if (!hess_) {
+      py::gil_scoped_acquire gil;
+      hess_ = py::cast<std::shared_ptr<Operator>>(at_.attr("hess")());
+    }
+    return *hess_;
+  }
+  const std::vector<double>& jac_lam() const override {
+    if (jac_lam_.empty()) {
+      py::gil_scoped_acquire gil;
+      jac_lam_ = floats(at_.attr("jac_lam")(), n_lam_, "jac_lam");
+    }
+    return jac_lam_;
+  }
+  void cross(const_block u, block out) const override { product("cross", u, out); }
+  void cross_transpose(const_block q, block out) const override {
+    product("cross_transpose", q, out);
+  }
+
+  /// What it holds is not known: as much, at most, as H and C do in dense form.
+  double bytes() const override {
+    const auto n = static_cast<double>(jac_.size());
+    return 8.0 * n * (n + static_cast<double>(n_lam_));
+  }
 
  private:
+  static std::vector<double> floats(const py::object& value, index size, const char* name) {
+    const auto array = py::cast<block_array>(value);
+    require(array.size() == size, std::string(name) + " returned an array of the wrong length");
+    return {array.data(), array.data() + size};
+  }
+
+  void product(const char* name, const_block v, block out) const {
+    py::gil_scoped_acquire gil;
+    block_array argument = v.cols == 1 ? block_array(v.rows) : block_array({v.rows, v.cols});
+    std::copy_n(v.data, v.size(), argument.mutable_data());
+    const std::vector<double> found = floats(at_.attr(name)(argument), out.size(), name);
+    std::copy(found.begin(), found.end(), out.data);
+  }
+
+  py::object at_;
+  index n_lam_;
   double fun_;
   std::vector<double> jac_;
-  std::shared_ptr<Operator> hess_;
+  mutable std::vector<double> jac_lam_;
+  mutable std::shared_ptr<Operator> hess_;
 };
 
-/// An objective whose linearisation is computed in Python: linearize(theta) -> (fun, jac, hess),
-/// with λ bound beforehand.
+/// An objective that is linearised in Python: linearize(theta, lam) -> the object above.
 class callback_objective : public Objective {
  public:
-  callback_objective(py::function linearize, index n_theta)
-      : linearize_(std::move(linearize)), n_theta_(n_theta) {}
+  callback_objective(py::function linearize, index n_theta, index n_lam)
+      : linearize_(std::move(linearize)), n_theta_(n_theta), n_lam_(n_lam) {}
 
   index n_theta() const override { return n_theta_; }
-  index n_lam() const override { return 0; }
+  index n_lam() const override { return n_lam_; }
   std::shared_ptr<const Linearization> linearize(const double* theta,
-                                                 const double*) const override {
+                                                 const double* lam) const override {
     py::gil_scoped_acquire gil;
-    const py::tuple at = linearize_(py::array_t<double>(n_theta_, theta));
-    const auto jac = py::cast<block_array>(at[1]);
-    require(jac.size() == n_theta_, "jac returned an array of the wrong length");
     return std::make_shared<const callback_linearization>(
-        py::cast<double>(at[0]), std::vector<double>(jac.data(), jac.data() + jac.size()),
-        py::cast<std::shared_ptr<Operator>>(at[2]));
+        linearize_(py::array_t<double>(n_theta_, theta), py::array_t<double>(n_lam_, lam)),
+        n_theta_, n_lam_);
   }
 
  private:
   py::function linearize_;
-  index n_theta_;
+  index n_theta_, n_lam_;
 };
 
 const char* name_of(train_status status) {
@@ -94,7 +140,7 @@ std::pair<py::array_t<double>, train_report> train(const Objective& f, const blo
 void register_training(py::module_& m) {
   py::class_<callback_objective, Objective, std::shared_ptr<callback_objective>>(
       m, "CallbackObjective")
-      .def(py::init<py::function, index>());
+      .def(py::init<py::function, index, index>());
   py::class_<train_report>(m, "TrainReport")
       .def_property_readonly("status", [](const train_report& r) { return name_of(r.status); })
       .def_readonly("iterations", &train_report::iterations)

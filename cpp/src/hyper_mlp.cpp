@@ -30,6 +30,7 @@ class hyper_mlp_linearization : public HyperLinearization {
     return own_->gradient_terms(by_row);
   }
   solve_costs costs(double nats) const override { return own_->costs(nats); }
+  double bytes() const override { return own_->bytes(); }
 
   const std::vector<double>& jac_lam() const override {
     std::call_once(jac_lam_once_, [this] {

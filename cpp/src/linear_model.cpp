@@ -229,6 +229,15 @@ void linear_model_linearization::cross_transpose(const_block q, block out) const
         [&](index i, index at, index l) { out.col(c)[l] += cross_column_[at] * q.col(c)[i]; });
 }
 
+double linear_model_linearization::bytes() const {
+  std::size_t words = 0;
+  for (const std::vector<double>* held :
+       {&theta_, &jac_, &jac_lam_, &rates_, &strength_, &cross_column_, &data_->values,
+        &data_->slopes, &data_->jac, &data_->curvature, &data_->margins})
+    words += held->size();
+  return 8.0 * static_cast<double>(words);
+}
+
 std::vector<double> linear_model_linearization::cross_change(const double* d,
                                                              const double* q) const {
   std::vector<double> out(rates_.size());

@@ -141,6 +141,16 @@ mlp_linearization<T>::mlp_linearization(std::shared_ptr<const mlp_data<T>> data,
   penalty_.add_product(theta, jac_.data());
 }
 
+template <class T>
+double mlp_linearization<T>::bytes() const {
+  index width = probabilities_.width();
+  for (const auto* panels : {&activations_, &slopes_, &deltas_})
+    for (const panel<T>& held : *panels) width += held.width();
+  const auto of_rows = static_cast<double>(data_->x->rows() * width) * sizeof(T);
+  return of_rows + 8.0 * static_cast<double>(2 * architecture().n_theta) +
+         sizeof(T) * static_cast<double>(narrow_.size());
+}
+
 /// Forward and back once, block by block.
 template <class T>
 void mlp_linearization<T>::linearize() {

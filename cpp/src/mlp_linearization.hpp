@@ -109,6 +109,7 @@ class mlp_linearization : public NetworkLinearization {
   void cross_transpose(const_block q, block out) const override {
     for (index c = 0; c < q.cols; ++c) penalty_.cross_transpose(q.col(c), out.col(c));
   }
+  double bytes() const override;
   double cross_scale(const double* q) const override { return penalty_.cross_scale(q); }
   std::vector<double> gradient_terms(bool by_row) const override;
   solve_costs costs(double nats) const override;

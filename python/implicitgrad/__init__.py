@@ -22,8 +22,10 @@ if TYPE_CHECKING:
         ImplicitGradWarning,
         InfluenceResult,
         ResponseResult,
+        UnrolledGradResult,
     )
     from ._train import train
+    from ._unrolled import unrolled_grad
     from .callables import Objective
     from .hyper import Inputs, SampleWeights, Targets
     from .linearization import Linearization
@@ -55,6 +57,7 @@ _HOMES = {
     "Softmax": "objectives",
     "Targets": "hyper",
     "Transform": "transforms",
+    "UnrolledGradResult": "_result",
     "check_hypergrad": "_check",
     "cross_validated": "_cv",
     "implicit_grad": "_implicit",
@@ -63,6 +66,7 @@ _HOMES = {
     "minimize": "_minimize",
     "response": "_response",
     "train": "_train",
+    "unrolled_grad": "_unrolled",
 }
 
 __all__ = [
@@ -86,6 +90,7 @@ __all__ = [
     "Softmax",
     "Targets",
     "Transform",
+    "UnrolledGradResult",
     "build_info",
     "check_hypergrad",
     "cross_validated",
@@ -95,6 +100,7 @@ __all__ = [
     "minimize",
     "response",
     "train",
+    "unrolled_grad",
 ]
 
 __version__: str = _core.build_info()["version"]

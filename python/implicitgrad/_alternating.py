@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from scipy.optimize import Bounds, OptimizeResult
 
-from . import _arrays, _descent, _implicit, _options, _train, solvers
+from . import _arrays, _core, _descent, _implicit, _options, _train, solvers
 from ._core import norm
 from ._first_order import largest, projected
 from ._outer import HyperObjective, failed_at_start
 from ._result import ImplicitGradResult
-from ._rules import Adam, Descent, refuse_unknown
+from ._rules import adam, descent, refuse_unknown
 from ._watch import Watch
 
 # Steps of λ between two measurements of λmax(H), for the step size of the Neumann series.
 REFRESH = 50
-RULES = {"adam": Adam, "gd": Descent}
+RULES: dict[str, Callable[..., _core.StepRule]] = {"adam": adam, "gd": descent}
 
 
 def alternating(
@@ -49,7 +50,8 @@ def alternating(
     inner = _descent.Steps(h._problem.f, name, options, prefix="inner_")
     steps = _arrays.integer(options.pop("inner_steps", 5), "inner_steps", least=1)
     warmup = _arrays.integer(options.pop("warmup", steps), "warmup", least=0)
-    rule = RULES[_arrays.choice(options.pop("optimizer", "adam"), "optimizer", (*RULES,))](options)
+    optimizer = _arrays.choice(options.pop("optimizer", "adam"), "optimizer", (*RULES,))
+    rule = _core.Stepper(RULES[optimizer](options))
     maxiter = _arrays.integer(options.pop("maxiter", 1000), "maxiter", least=1)
     every = _arrays.integer(options.pop("check_every", 100), "check_every", least=1)
     shortcut, checks = Shortcut(h, options), Checks(h, bounds, gtol, options)

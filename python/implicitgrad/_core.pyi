@@ -360,9 +360,11 @@ class HyperMlp(NativeObjective):
 
 # Training.
 
+# linearize(theta, lam) -> an object with fun, jac, hess() -> Operator, jac_lam(), cross(u) and
+# cross_transpose(q), whose methods are called when they are needed.
 class CallbackObjective(NativeObjective):
     def __init__(
-        self, linearize: Callable[[_Array], tuple[float, _Array, Operator]], n_theta: int, /
+        self, linearize: Callable[[_Array, _Array], Any], n_theta: int, n_lam: int, /
     ) -> None: ...
 
 class TrainReport:
@@ -390,3 +392,59 @@ def train(
     direct: bool,
     kept: KeptPreconditioner | None,
 ) -> tuple[_Array, TrainReport]: ...
+
+# First-order rules, and derivatives through their steps.
+
+class StepRule:
+    @staticmethod
+    def descent(rate: float, momentum: float, /) -> StepRule: ...
+    @staticmethod
+    def adam(rate: float, beta1: float, beta2: float, eps: float, /) -> StepRule: ...
+    @property
+    def most_curvature(self) -> float: ...  # beyond which steps on a quadratic grow
+
+class Stepper:
+    def __init__(self, rule: StepRule, /) -> None: ...
+    def step(self, gradient: ArrayLike, /) -> _Array: ...
+
+class UnrollReport:
+    @property
+    def status(self) -> str: ...  # "finished", "diverged" or "non_finite"
+    @property
+    def steps(self) -> int: ...
+    @property
+    def linearizations(self) -> int: ...
+    @property
+    def products(self) -> int: ...
+    @property
+    def segment(self) -> int: ...  # steps whose records are in memory at once
+    @property
+    def fun(self) -> float: ...
+    @property
+    def stationarity(self) -> float: ...
+    @property
+    def theta(self) -> _Array: ...
+    @property
+    def direct(self) -> _Array: ...
+    @property
+    def grad(self) -> _Array: ...
+    @property
+    def grad_rate(self) -> float: ...
+    @property
+    def grad_theta0(self) -> _Array: ...  # empty where there is none
+    @property
+    def curvature_min(self) -> float: ...
+    @property
+    def curvature_max(self) -> float: ...
+
+def unroll(
+    f: NativeObjective,
+    g: NativeObjective,
+    rule: StepRule,
+    theta0: ArrayLike,
+    lam: ArrayLike,
+    steps: int,
+    differentiated: int,
+    forward: bool,
+    memory: float,
+) -> UnrollReport: ...

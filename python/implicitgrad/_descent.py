@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import scipy.optimize
 
-from . import _arrays
+from . import _arrays, _core
 from ._native import passer
-from ._rules import Adam, Descent
+from ._rules import adam, descent
 
 # Of the rules: how they begin where nothing else is asked for.
 RULES: dict[str, Callable[..., Any]] = {
-    "adam": partial(Adam, rate=1e-3),
-    "sgd": partial(Descent, rate=0.01, momentum=0.9),
+    "adam": partial(adam, rate=1e-3),
+    "sgd": partial(descent, rate=0.01, momentum=0.9),
 }
 MAXITER = {"auto": 2000, "newton": 200, "lbfgs": 2000, "adam": 1000, "sgd": 1000}
 METHODS = tuple(MAXITER)
@@ -61,7 +61,7 @@ class Steps:
     """
 
     def __init__(self, f: Any, method: str, options: dict[str, Any], prefix: str = ""):
-        self._rule = RULES[method](options, prefix=prefix)
+        self._rule = _core.Stepper(RULES[method](options, prefix=prefix))
         size = options.pop("batch_size", None)
         rng = _arrays.generator(options.pop("rng", 0), "rng")
         if size is None:

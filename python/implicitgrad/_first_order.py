@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import Bounds, OptimizeResult
 
-from . import _arrays
+from . import _arrays, _core
 from ._outer import HyperObjective, failed_at_start
 from ._rules import refuse_unknown
 from ._watch import Watch
@@ -36,7 +36,7 @@ def descend(
     rule: Callable[[dict[str, Any]], Any],
 ) -> OptimizeResult:
     """λ ← P(λ − step), until ‖λ − P(λ − ∇h)‖_∞ ≤ gtol."""
-    update = rule(options)
+    update = _core.Stepper(rule(options))
     maxiter = _arrays.integer(options.pop("maxiter", 1000), "maxiter", least=1)
     refuse_unknown(options)
     low, high = (bounds.lb, bounds.ub) if bounds else (-np.inf, np.inf)

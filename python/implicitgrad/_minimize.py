@@ -17,14 +17,14 @@ from ._first_order import descend
 from ._inexact import inexact
 from ._outer import GTOL, HyperObjective, failed_at_start
 from ._overfit import warn_of_few_rows
-from ._rules import Adam, Descent
+from ._rules import adam, descent
 from ._third_set import ThirdSet
 from ._watch import Watch
 
 OWN: dict[str, Callable[..., OptimizeResult]] = {
     "inexact": inexact,
-    "gd": partial(descend, rule=Descent),
-    "adam": partial(descend, rule=Adam),
+    "gd": partial(descend, rule=descent),
+    "adam": partial(descend, rule=adam),
     "alternating": alternating,
 }
 SCIPY = ("l-bfgs-b", "bfgs", "cg", "newton-cg", "tnc", "slsqp", "trust-constr")

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from . import _core, solvers
 from ._native_objective import NativeObjective
 from .callables import Objective
 
@@ -26,3 +29,33 @@ def linearizer(f: Any) -> Callable[..., Any]:
 def passer(f: Any) -> Callable[..., Any]:
     """`linearizer`, for a point that the objective need not remember."""
     return f._pass if is_native(f) else linearizer(f)
+
+
+def core_objective(f: Any, n_theta: int, n_lam: int) -> Any:
+    """An objective as the core sees it: the library's own, or one that is called back."""
+    if is_native(f):
+        return f._core
+    linearize = linearizer(f)
+    return _core.CallbackObjective(lambda *at: CalledBack(linearize(*at), n_lam), n_theta, n_lam)
+
+
+class CalledBack:
+    """A linearisation of a user's objective, each part computed when the core asks for it."""
+
+    def __init__(self, at: Any, n_lam: int):
+        self._at, self._n_lam = at, n_lam
+        self.fun, self.jac = float(at.fun), np.asarray(at.jac, dtype=np.float64)
+
+    def hess(self) -> Any:
+        return solvers.core_operator(self._at)
+
+    def jac_lam(self) -> np.ndarray:
+        found = self._at.jac_lam
+        none = found is None or np.size(found) == 0  # an outer loss that ignores λ
+        return np.zeros(self._n_lam) if none else np.asarray(found, dtype=np.float64)
+
+    def cross(self, u: np.ndarray) -> np.ndarray:
+        return np.asarray(self._at.cross @ u, dtype=np.float64)
+
+    def cross_transpose(self, q: np.ndarray) -> np.ndarray:
+        return np.asarray(self._at.cross.T @ q, dtype=np.float64)

@@ -98,6 +98,46 @@ class InfluenceResult(OptimizeResult):
     """
 
 
+class UnrolledGradResult(OptimizeResult):
+    """What `unrolled_grad` returns: an `OptimizeResult` with these fields.
+
+    Attributes
+    ----------
+    grad : ndarray, shape (n_lam,)
+        dg/dλ of g(θ_K(λ), λ), through the steps that were differentiated.
+    fun : float
+        g(θ_K, λ).
+    direct : ndarray, shape (n_lam,)
+        ∂g/∂λ at θ_K.
+    theta : ndarray, shape (n_theta,)
+        θ_K, where the K steps led.
+    grad_step_size : float
+        The derivative of g(θ_K, λ) in step_size, through the same steps.
+    grad_theta0 : ndarray, shape (n_theta,), or None
+        dg/dθ_0; None in forward mode, and where not all steps were differentiated.
+    error : float
+        Estimate of the distance ‖grad − dg/dλ at θ⋆(λ)‖₂ to what `implicit_grad` computes; inf unless
+        options={"certify": True} asks for it.
+    stationarity : float
+        ‖∇θf‖₂ at theta.
+    curvature : (float, float) or None
+        Smallest and largest curvature vᵀHv / vᵀv that the steps and their derivatives met.
+    success : bool
+        Whether grad is the derivative of the training as it was run: every step differentiated, all
+        numbers finite, and the steps not seen to diverge. It says nothing of θ⋆: `error` does.
+    status : int
+        0 ok, 1 truncated or diverging, 5 non-finite value met.
+    message : str
+        What was found, in words, and what to try.
+    nit : int
+        Steps of training; fewer than were asked for where a value was not finite.
+    nfev, nhev : int
+        Linearisations of f, and Hessian-vector products, counted by vector.
+    method, mode : str
+        The optimizer, and "reverse" or "forward".
+    """
+
+
 # How a solve can end, the status it gives, and what is said about it.
 OK, LIMIT, NEGATIVE, SINGULAR, NOT_STATIONARY, NON_FINITE, STOPPED = 0, 1, 2, 3, 4, 5, 99
 
@@ -223,3 +263,32 @@ TRAIN_MESSAGES = {
     "non_finite": "Training stopped: f or its gradient is NaN or infinite.",
 }
 TRAIN_STATUS = {"converged": 0, "iteration_limit": 1, "line_search_failed": 4, "non_finite": 5}
+
+# How unrolled differentiation can end.
+UNROLL_ENDINGS: dict[str, tuple[int, str]] = {
+    "finished": (OK, "The derivative of g through all {steps} steps. {distance}"),
+    "truncated": (
+        LIMIT,
+        "The derivative of g through the last {differentiated} of {steps} steps, as asked; what came "
+        "before counts as constant, which biases it. {distance}",
+    ),
+    "diverged": (
+        LIMIT,
+        "The steps diverge: f has a curvature of at least {largest:.1e} there, and with this step_size "
+        "the steps grow beyond {limit:.1e} (2 / step_size, for plain gradient descent). Use a smaller "
+        "step_size. {distance}",
+    ),
+    "non_finite": (
+        NON_FINITE,
+        "A NaN or infinite value was met after {steps} steps{why}. theta is the last finite iterate, "
+        "and grad the derivative of g there, or NaN where that is not finite either.",
+    ),
+}
+UNROLL_DISTANCE = {
+    "unknown": (
+        "How far it is from the hypergradient at the minimum is not known: options={'certify': True} "
+        "pays for a solve that tells."
+    ),
+    "known": "Its estimated distance to the hypergradient at the minimum is {error:.1e}.",
+    "failed": "The hypergradient at the minimum was not found, to compare with: {message}",
+}

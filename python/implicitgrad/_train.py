@@ -10,7 +10,7 @@ import numpy as np
 from scipy.optimize import OptimizeResult
 
 from . import _arrays, _core, _descent, _result, solvers
-from ._native import is_native, linearizer
+from ._native import core_objective, is_native
 from ._rules import refuse_unknown
 from .callables import as_objective
 
@@ -169,16 +169,8 @@ def solve(
             first.nfev += 1
     # Whether Newton's steps come from a factor; for linear models the core chooses.
     direct = theta0.size <= (solvers.DIRECT_NETWORK if native else solvers.DIRECT_CALLABLE)
-    if native:
-        core, hyper = f._core, lam if f.n_lam else lam[:0]
-    else:
-        linearize = linearizer(f)
-
-        def at(theta: np.ndarray) -> tuple[float, np.ndarray, Any]:
-            here = linearize(theta, lam)
-            return float(here.fun), np.asarray(here.jac, float), solvers.core_operator(here)
-
-        core, hyper = _core.CallbackObjective(at, theta0.size), lam[:0]
+    core = core_objective(f, theta0.size, lam.size)
+    hyper = lam[:0] if native and not f.n_lam else lam
     if not (native and f.convex):
         kept = None
     elif kept is None:

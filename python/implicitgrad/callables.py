@@ -233,13 +233,13 @@ def _operator(n: int, m: int, matvec: Callable[[np.ndarray], np.ndarray]) -> Lin
 def _transposed(n: int, m: int, vjp: Callable[[np.ndarray], np.ndarray]) -> LinearOperator:
     """C from q ↦ Cᵀq; C itself is applied by way of its rows, one vjp each, when asked for."""
 
-    def jvp(u: np.ndarray) -> np.ndarray:
-        rows = np.stack([vjp(row) for row in np.eye(n)])
-        return rows @ np.asarray(u, dtype=np.float64).reshape(-1)
+    def rows() -> np.ndarray:
+        return np.stack([vjp(row) for row in np.eye(n)])
 
     return LinearOperator(
         (n, m),
-        matvec=jvp,
+        matvec=lambda u: rows() @ np.asarray(u, dtype=np.float64).reshape(-1),
+        matmat=lambda U: rows() @ np.asarray(U, dtype=np.float64),
         rmatvec=lambda q: vjp(np.asarray(q, dtype=np.float64).reshape(-1)),
         dtype=np.float64,
     )

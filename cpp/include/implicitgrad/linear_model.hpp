@@ -120,6 +120,8 @@ class linear_model_linearization : public HyperLinearization, public sampled_hes
   /// out = Cᵀ q, for n_theta × k blocks. Cost: O((n_theta + n_lam) k).
   void cross_transpose(const_block q, block out) const override;
 
+  double bytes() const override;
+
   bool degenerate() const override;
   void project(block v) const override;
 

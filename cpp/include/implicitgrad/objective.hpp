@@ -25,14 +25,8 @@ class Linearization {
   virtual const Operator& system() const { return hess(); }
 };
 
-/// What work at one point costs, in seconds of one thread: a product with H, a factor of H and a
-/// solve with it, and solves by CG with a sketch and with the diagonal as preconditioner.
-struct solve_costs {
-  double product, direct, sketched, diagonal;
-};
-
-/// And for hypergradients: what λ does to f and to its gradient, C = ∂²f/∂θ∂λ.
-class HyperLinearization : public Linearization {
+/// And what λ does to f and to its gradient, C = ∂²f/∂θ∂λ.
+class CrossLinearization : public Linearization {
  public:
   virtual const std::vector<double>& jac_lam() const = 0;
 
@@ -42,6 +36,19 @@ class HyperLinearization : public Linearization {
   /// out = Cᵀ q, for n_theta × k blocks.
   virtual void cross_transpose(const_block q, block out) const = 0;
 
+  /// Bytes that it holds for itself, as long as it lives.
+  virtual double bytes() const = 0;
+};
+
+/// What work at one point costs, in seconds of one thread: a product with H, a factor of H and a
+/// solve with it, and solves by CG with a sketch and with the diagonal as preconditioner.
+struct solve_costs {
+  double product, direct, sketched, diagonal;
+};
+
+/// And what solves and certificates of hypergradients need.
+class HyperLinearization : public CrossLinearization {
+ public:
   /// ‖ |C|ᵀ|q| ‖₂: the size of the terms whose sum is Cᵀq, which sets its rounding error.
   virtual double cross_scale(const double* q) const = 0;
 
