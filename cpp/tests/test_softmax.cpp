@@ -106,7 +106,7 @@ TEST_CASE("rows, relative to each of their terms, in saturation too") {
         const std::vector<double> before = z, c(static_cast<std::size_t>(n), 1.0);
         for (index i = 0; i < n; ++i) y.push_back(static_cast<double>(i % k));
         const kernels::class_rows rows{n, k, z.data(), ld, ld, c.data(), nan};
-        const double value = kernels::evaluate_softmax(rows, y.data(), p.data(), slopes.data());
+        const double value = kernels::evaluate_softmax(rows, {y.data()}, p.data(), slopes.data());
         v = random.vector(ld * k);
         const std::vector<double> in = v;
         kernels::multiply_softmax({n, k, v.data(), ld, ld, nullptr, 1.0}, p.data());
@@ -154,7 +154,7 @@ TEST_CASE("rows, relative to each of their terms, in saturation too") {
 TEST_CASE("what overflows is not finite, and a constant in v gives nothing") {
   std::vector<double> z{inf, 1.0, 0.0}, p(3), slopes(3);
   const double label = 1.0;
-  CHECK_FALSE(std::isfinite(kernels::evaluate_softmax({1, 3, z.data(), 1, 1, nullptr, 1.0}, &label,
+  CHECK_FALSE(std::isfinite(kernels::evaluate_softmax({1, 3, z.data(), 1, 1, nullptr, 1.0}, {&label},
                                                       p.data(), slopes.data())));
   for (const double top : {0.2, 0.9}) {
     const std::vector<double> q{1 - top - 0.05, 0.05, top};

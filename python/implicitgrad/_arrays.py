@@ -13,6 +13,7 @@ from . import _core
 
 MOST_THREADS = 1024
 MOST_CLASSES = 1 << 20
+SHARES_OFF = 1e-3  # from a sum of one: what rounding to half precision leaves
 
 # exp() of these is the smallest normal and the largest finite double.
 LAM_MIN, LAM_MAX = -708.39641853226408, 709.78271289338397
@@ -307,6 +308,39 @@ def class_labels(y: Any, n_rows: int) -> np.ndarray:
     return array
 
 
+def class_targets(y: Any, n_rows: int) -> np.ndarray:
+    """Labels 0, 1, …; or of shape (n, K), row-major, a distribution over the classes for each row."""
+    array = real_array(y, "y")
+    if array.ndim != 2:
+        return class_labels(array, n_rows)
+    if array.shape[0] != n_rows or not 2 <= array.shape[1] <= MOST_CLASSES:
+        raise ValueError(
+            f"y has shape {array.shape}, expected ({n_rows},) for labels or ({n_rows}, K) for "
+            f"distributions over 2 to {MOST_CLASSES} classes: X has {n_rows} rows"
+        )
+    array = np.array(array, dtype=np.float64, order="C")
+    check_finite(array, "y")
+    if (array < 0).any():
+        at = tuple(int(i) for i in np.argwhere(array < 0)[0])
+        raise ValueError(f"y contains {array[at]:g} at index {at}, expected a share >= 0")
+    sums = array.sum(axis=1, keepdims=True)
+    off = np.abs(sums[:, 0] - 1) > SHARES_OFF
+    if off.any():
+        i = int(np.argmax(off))
+        raise ValueError(f"row {i} of y sums to {sums[i, 0]:g}, expected shares that sum to 1")
+    return array / sums
+
+
+def class_counts(y: np.ndarray, classes: int) -> np.ndarray:
+    """How many rows have each class; of distributions, the sum of their shares."""
+    return np.bincount(y.astype(np.intp), minlength=classes) if y.ndim == 1 else y.sum(axis=0)
+
+
+def one_hot(y: np.ndarray, classes: int) -> np.ndarray:
+    """Labels as distributions; such as they are."""
+    return np.eye(classes)[y.astype(np.intp)] if y.ndim == 1 else y
+
+
 UNTRAINABLE = (
     "y {}, so that no model can be trained on it; as a plain loss (without hyperparameters) it is "
     "accepted"
@@ -314,8 +348,13 @@ UNTRAINABLE = (
 
 
 def n_classes(y: Any, given: Any) -> int:
-    """K, from the labels where it is not given."""
-    labels = class_labels(y, np.size(y))
+    """K, from y where it is not given."""
+    array = real_array(y, "y")
+    if array.ndim == 2:
+        if given is not None and integer(given, "n_classes", least=2) != array.shape[1]:
+            raise ValueError(f"y has {array.shape[1]} columns, n_classes is {given}")
+        return array.shape[1]
+    labels = class_labels(array, array.size)
     largest = int(labels.max(initial=0.0))
     if given is not None:
         classes = integer(given, "n_classes", least=2)

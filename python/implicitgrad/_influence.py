@@ -89,7 +89,7 @@ def influence(
     """
     if not is_native(f) or isinstance(f, FoldedModel):
         raise TypeError(f"f must be an objective of the library, and no folds, found {f!r}")
-    if f.y.ndim != 1 and isinstance(f, LinearModel):
+    if isinstance(f, LinearModel) and f._several:
         raise ValueError(f"f must have one target, found y of shape {f.y.shape}")
     if lam is None and f.n_lam:
         raise ValueError(f"lam is missing: f has n_lam = {f.n_lam}")

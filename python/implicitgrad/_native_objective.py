@@ -29,6 +29,7 @@ class NativeObjective:
     n_threads: int
     _core: Any
     _blocks: list[hyper.Block]  # of λ, the penalty's first
+    _in_rows: hyper.InRows
     _linearization = NativeLinearization
     _unchecked = False  # whether X may still hold NaN or infinity
 
@@ -142,8 +143,12 @@ class NativeObjective:
         """After a first pass over an X that has not been checked: a NaN or infinity anywhere in it
         makes the value or the gradient NaN or infinite."""
         if self._unchecked and not finite:
-            _arrays.check_finite(np.asarray(self.X), "X")
+            self._refuse_non_finite()
         self._unchecked = False
+
+    def _refuse_non_finite(self) -> None:
+        """An X that holds NaN or infinity, but for rows that are λ's."""
+        _arrays.check_finite(hyper.read(self.X, self._in_rows[1]), "X")
 
     def fun(self, theta: Any, lam: Any = None) -> float:
         """f(θ, λ)."""
