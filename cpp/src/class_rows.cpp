@@ -28,10 +28,8 @@ class class_rows : public BoundedRows {
     const std::size_t size = data.margins.size();
     p_.resize(size), slope_.resize(size), value_.resize(static_cast<std::size_t>(rows()));
     std::copy(data.margins.begin(), data.margins.end(), slope_.begin());
-    for (index i = 0; i < rows(); ++i)
-      value_[i] = kernels::evaluate_softmax(
-          {1, k_, slope_.data() + i, rows(), rows(), nullptr, 1.0},
-          {data.y.data() + i * (soft() ? k_ : 1), soft()}, p_.data() + i, nullptr);
+    kernels::evaluate_softmax({rows(), k_, slope_.data(), rows(), rows(), nullptr, 1.0},
+                              {data.y.data(), soft()}, p_.data(), nullptr, value_.data());
   }
 
   index rows() const override { return data_.x.rows(); }

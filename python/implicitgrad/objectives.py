@@ -50,8 +50,8 @@ class LinearModel(NativeObjective):
         counted = self.y[weights > 0] if weights.size else self.y
         wrong = self._untrainable(counted, self.fit_intercept, np.arange(self._classes))
         if wrong and self.n_lam and not self._free_targets:
-            unseen = "" if len(counted) == n_rows else " among the rows of positive weight"
-            raise ValueError(_arrays.UNTRAINABLE.format(wrong + unseen))
+            where = "" if len(counted) == n_rows else "on the rows of positive weight "
+            raise ValueError(_arrays.UNTRAINABLE.format(where + wrong))
         # Over how many rows of equal weight it averages.
         self.n_outer = effective_rows(weights) if weights.size else float(n_rows)
         # A memmap is checked in the first pass over it, anything else now, while norms of its rows

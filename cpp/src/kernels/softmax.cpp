@@ -86,7 +86,7 @@ class soft_targets {
 
 template <class Targets>
 IMPLICITGRAD_KERNEL double evaluate(const class_rows& r, Targets targets, double* probability,
-                                    double* slopes) {
+                                    double* slopes, double* values) {
   double total = 0.0;
   for_chunks(r, [&](index first, index rows, const double* __restrict c) {
     double most[chunk], best[chunk], others[chunk], gap[chunk];
@@ -118,7 +118,9 @@ IMPLICITGRAD_KERNEL double evaluate(const class_rows& r, Targets targets, double
       }
     }
     for (index i = 0; i < rows; ++i) {
-      total += c[i] * (std::log1p(others[i]) + gap[i]);
+      const double value = std::log1p(others[i]) + gap[i];
+      if (values) values[first + i] = value;
+      total += c[i] * value;
       most[i] = 1.0 / (1.0 + others[i]);
     }
     for (index a = 0; a < r.classes; ++a) {
@@ -147,9 +149,10 @@ IMPLICITGRAD_KERNEL double evaluate(const class_rows& r, Targets targets, double
 
 }  // namespace
 
-double evaluate_softmax(const class_rows& r, const class_targets& y, double* p, double* slopes) {
-  if (y.shares) return evaluate(r, soft_targets(y.first, r.classes), p, slopes);
-  return evaluate(r, hard_targets(y.first), p, slopes);
+double evaluate_softmax(const class_rows& r, const class_targets& y, double* p, double* slopes,
+                        double* values) {
+  if (y.shares) return evaluate(r, soft_targets(y.first, r.classes), p, slopes, values);
+  return evaluate(r, hard_targets(y.first), p, slopes, values);
 }
 
 IMPLICITGRAD_KERNEL void multiply_softmax(const class_rows& r, const double* p) {

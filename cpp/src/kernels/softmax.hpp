@@ -29,9 +29,10 @@ struct class_targets {
 };
 
 /// p ← the probabilities at the margins z; z ← c ∘ ∇ℓ; slopes_a += Σ_i c_i s_ia² unless that is
-/// null, s_ia being |∂ℓ_i/∂z_a| or what that is rounded to; returns Σ_i c_i ℓ_i. Cost: about 60
-/// flops a class and row.
-double evaluate_softmax(const class_rows& rows, const class_targets& y, double* p, double* slopes);
+/// null, s_ia being |∂ℓ_i/∂z_a| or what that is rounded to; values_i ← ℓ_i unless null; returns
+/// Σ_i c_i ℓ_i. Cost: about 60 flops a class and row.
+double evaluate_softmax(const class_rows& rows, const class_targets& y, double* p, double* slopes,
+                        double* values = nullptr);
 
 /// z ← c ∘ ∇²ℓ z. Cost: 6 flops a class and row, all of it in cache.
 void multiply_softmax(const class_rows& rows, const double* p);
