@@ -2,6 +2,8 @@
 // products with H by differences of that gradient.
 #include <doctest/doctest.h>
 
+#include <numeric>
+
 #include "implicitgrad/blas.hpp"
 #include "implicitgrad/mlp.hpp"
 #include "implicitgrad/space.hpp"

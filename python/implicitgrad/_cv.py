@@ -290,6 +290,10 @@ class FoldedModel(LinearModel):
     def __reduce__(self) -> Any:
         return FoldedModel, self._made_of
 
+    def rows(self, idx: Any) -> Any:
+        """Refused: a fold is made of all rows."""
+        raise TypeError(f"rows(idx) is not for folds, found {self!r}")
+
     def unravel(self, theta: Any) -> np.ndarray:
         """θ as a view of shape (n_folds, p [+ 1]), (n_folds, n_targets, p [+ 1]) where y has columns,
         or (n_folds, p [+ 1], K) for `Softmax`: the intercept is the last of p + 1."""

@@ -236,41 +236,8 @@ class MLP(NativeObjective):
             targets=rows.targets,
         )
 
-    def rows(self, idx: Any) -> MLP:
-        """The objective on some of the rows, for minibatches.
-
-        Parameters
-        ----------
-        idx : array of int, shape (m,)
-            Row numbers; a row may occur several times.
-
-        Returns
-        -------
-        MLP
-            (1/m) Σ_{i in idx} s_i ℓ_i + the same penalty, with the s_i of all rows: its mean over
-            random idx is f. Costs a copy of these rows. λ is that of f, with all of its blocks: f
-            does not change with the weights, inputs and targets of rows that are not among these.
-
-        Raises
-        ------
-        ValueError, TypeError
-            For bad idx.
-        """
-        rows = np.asarray(idx)
-        n = self.X.shape[0]
-        if rows.ndim != 1 or rows.dtype.kind not in "iu" or rows.size == 0:
-            raise TypeError(f"idx must be a non-empty vector of row numbers, found {idx!r}")
-        if rows.min() < -n or rows.max() >= n:
-            bad = rows.min() if rows.min() < -n else rows.max()
-            raise ValueError(f"idx names row {bad}, X has {n} rows")
-        part = object.__new__(type(self))
-        vars(part).update(vars(self))
-        part.X = np.ascontiguousarray(self.X[rows])
-        part.y, part._weights = self.y[rows], self._weights[rows] * (n / rows.size)
-        part._in_rows = hyper.part(self._in_rows, rows, self.X.shape)
-        part.n_outer = effective_rows(part._weights) if part._weights.any() else 0.0
-        part._own(part._build(_core.dense_matrix(part.X)))
-        return part
+    def _coefficients(self) -> np.ndarray:
+        return self._weights
 
     def unravel(self, theta: Any) -> list[tuple[np.ndarray, np.ndarray]]:
         """[(W, b), …] of the layers, W of shape (in, out) and b of shape (out,): views of θ."""

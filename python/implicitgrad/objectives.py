@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import scipy.sparse
@@ -74,7 +74,7 @@ class LinearModel(NativeObjective):
         penalty = hyper.Block("penalty", self._strengths()["n_groups"], _arrays.logarithms)
         self._blocks = [penalty, *rows.blocks]
         self._free_targets = rows.free_targets
-        if rows.blocks:
+        if rows.blocks or self._part:
             return self._hyper_model(handle, rows)
         loss, y = self._for_core(False)
         return _core.LinearModel(
@@ -96,10 +96,9 @@ class LinearModel(NativeObjective):
 
     def _hyper_model(self, handle: Any, rows: hyper.Blocks) -> _core.HyperModel:
         """The same with blocks of λ in the rows."""
-        w, n = self._weights, len(self.y)
         loss, y = self._for_core(rows.targets is not None)
         return _core.HyperModel(
-            *(handle, y, w / w.sum() if w.size else np.full(n, 1.0 / n)),
+            *(handle, y, self._coefficients()),
             loss=loss,
             weights=rows.weights,
             inputs=rows.inputs,
@@ -107,6 +106,19 @@ class LinearModel(NativeObjective):
             classes=self._classes,
             **self._strengths(),
         )
+
+    def _coefficients(self) -> np.ndarray:
+        w, n = self._weights, len(self.y)
+        if self._part:
+            return w
+        return w / w.sum() if w.size else np.full(n, 1.0 / n)
+
+    def rows(self, idx: Any) -> Self:
+        if self._several:
+            raise ValueError(f"rows(idx) needs one target a row, found y of shape {self.y.shape}")
+        return super().rows(idx)
+
+    rows.__doc__ = NativeObjective.rows.__doc__
 
     def _for_core(self, soft: bool) -> tuple[str, np.ndarray]:
         """The name of the loss and y as the core has them: of `soft` targets where λ is among them."""
@@ -233,20 +245,29 @@ class Logistic(LinearModel):
         return "holds one class only" if np.all(y == y[0]) else ""
 
 
+_CLASSES = """Labels 0, 1, …, K − 1; or soft labels, of shape (n, K): for each row a distribution over
+        the classes, as a teacher or label smoothing gives it (of sum 1 within 1e-3; it is divided by its
+        sum). With hyperparameters, not one class only, rows of weight 0 left out."""
+
+
 class Softmax(LinearModel):
     __doc__ = f"""Softmax loss of a linear model for K classes: multinomial logistic regression.
 
     f(θ, λ) = (1/n) Σ_i s_i [log Σ_c exp(z_ic) − z_{{i,y_i}}] + ½ Σ_jc (fixed + exp λ_j) W_jc²,
     Z = X W, with θ = W.ravel() for W of shape (p [+ 1], K): a row for each column of X, whose classes
     share a strength, and with an intercept one more, which is not penalised.
-{_PARAMETERS.format(y="Labels 0, 1, …, K − 1. With hyperparameters, not one class only.")}
+{_PARAMETERS.format(y=_CLASSES)}
     Other Parameters
     ----------------
     n_classes : int, optional
-        K, where y may lack the last classes; by default the largest label plus one.
+        K, where y may lack the last classes; by default the largest label plus one, or the columns of
+        y.
 
     Notes
     -----
+    Of a soft label y_i the loss is log Σ_c exp(z_ic) − y_iᵀz_i: the mean over labels drawn from it. H
+    does not depend on y.
+
     A constant added to all entries of a row of W that is not penalised changes nothing: with an
     intercept H is singular, in a direction that is known. θ⋆ is then the minimum that has as much of
     that direction as the θ that training started from, and q the solution of H q = ∇θg without any,
