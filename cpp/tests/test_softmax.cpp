@@ -2,73 +2,13 @@
 // formulas.
 #include <doctest/doctest.h>
 
-#include <memory>
-
-#include "implicitgrad/linear_model.hpp"
 #include "implicitgrad/solvers/class_sketch.hpp"
 #include "kernels/softmax.hpp"
-#include "support.hpp"
+#include "softmax_cases.hpp"
 
 namespace implicitgrad::testing {
 
 namespace {
-
-using real = long double;
-
-struct exact_softmax {
-  exact_softmax(const std::vector<double>& z, index label) {
-    real top = z[0], sum = 0;
-    for (const double each : z) top = std::max<real>(top, each);
-    for (const double each : z) sum += std::exp(each - top);
-    for (const double each : z) p.push_back(std::exp(each - top) / sum);
-    // Σ_b e^{z_b − z_y} but for y itself, so that nothing cancels.
-    real others = 0;
-    for (index a = 0; a < static_cast<index>(z.size()); ++a)
-      if (a != label) others += std::exp(static_cast<real>(z[a]) - z[label]);
-    value = std::log1p(others);
-    first = p;
-    first[label] = 0;
-    for (index a = 0; a < static_cast<index>(z.size()); ++a)
-      if (a != label) first[label] -= p[a];
-  }
-  /// (diag(p) − ppᵀ) v = Σ_b p_a p_b (v_a − v_b)
-  std::vector<real> product(const std::vector<double>& v) const {
-    std::vector<real> out(p.size());
-    for (std::size_t a = 0; a < p.size(); ++a)
-      for (std::size_t b = 0; b < p.size(); ++b)
-        out[a] += p[a] * p[b] * (static_cast<real>(v[a]) - v[b]);
-    return out;
-  }
-  real value;
-  std::vector<real> p, first;
-};
-
-struct model {
-  model(index n, index p, index k, bool with_intercept, layout order, index folds)
-      : classes(k), intercept(with_intercept), x(n, p, order, 1, 71) {
-    random_source random(72);
-    for (index i = 0; i < n; ++i)
-      y.push_back(i < k ? static_cast<double>(i)
-                        : std::floor(random.unit() * static_cast<double>(k)));
-    for (index i = 0; i < n * folds; ++i) weights.push_back(i % 5 == 1 ? 0.0 : random.unit());
-    for (index j = 0; j < p; ++j) pen.group.push_back(j % 2);
-    pen.n_groups = p > 1 ? 2 : 1;
-    theta = random.vector((p + (intercept ? 1 : 0)) * k * folds);
-  }
-
-  std::shared_ptr<linear_model> make(int threads, bool penalised = true) const {
-    return std::make_shared<linear_model>(
-        make_softmax_term(std::make_shared<dense_matrix<double>>(x.view()), y, classes, weights,
-                          intercept, threads),
-        penalised ? pen : penalty{});
-  }
-
-  index classes;
-  bool intercept;
-  stored_matrix<double> x;
-  std::vector<double> y, weights, theta, lam{-1.5, -0.5};
-  penalty pen;
-};
 
 double dot(const std::vector<double>& a, const std::vector<double>& b) {
   double sum = 0.0;
@@ -83,12 +23,6 @@ double relative(const std::vector<double>& got, const std::vector<real>& want) {
     size = std::max(size, std::abs(want[i]));
   }
   return static_cast<double>(off / size);
-}
-
-std::vector<double> times(const Operator& a, const std::vector<double>& v) {
-  std::vector<double> out(v.size(), nan);
-  a.apply(column(v), column(out));
-  return out;
 }
 
 }  // namespace
@@ -148,58 +82,6 @@ TEST_CASE("rows, relative to each of their terms, in saturation too") {
         double sum = 0.0;
         for (const double each : slopes) sum += each;
         CHECK(sum == doctest::Approx(squares));
-      }
-}
-
-TEST_CASE("rows of distributions, relative to each of their terms, and labels as such") {
-  for (const double spread : {1e-8, 1.0, 30.0})
-    for (const index k : {2, 3, 10})
-      for (const index n : {1, 7, 65, 200}) {
-        CAPTURE(spread);
-        CAPTURE(k);
-        random_source random(static_cast<std::uint64_t>(n + k));
-        std::vector<double> z(static_cast<std::size_t>(n * k)), y(z.size()), labels, c, values;
-        for (double& each : z) each = spread * random.symmetric();
-        c = random.vector(n), values.resize(c.size());
-        for (index i = 0; i < n; ++i) {
-          const index label = i % k;
-          double sum = 0.0;
-          for (index a = 0; a < k; ++a) {
-            y[i * k + a] = i % 2 ? random.unit() : static_cast<double>(a == label);
-            sum += y[i * k + a];
-          }
-          for (index a = 0; a < k; ++a) y[i * k + a] /= sum;
-          labels.push_back(static_cast<double>(label));
-        }
-        std::vector<double> got = z, as_labels = z, p(z.size()), q(z.size()), slopes(k);
-        const double total =
-            kernels::evaluate_softmax({n, k, got.data(), n, n, c.data(), nan}, {y.data(), true},
-                                      p.data(), slopes.data(), values.data());
-        kernels::evaluate_softmax({n, k, as_labels.data(), n, n, c.data(), nan}, {labels.data()},
-                                  q.data(), nullptr);
-        CHECK(same_bits(p, q));
-        double worst = 0.0, sum = 0.0;
-        for (index i = 0; i < n; ++i) {
-          std::vector<double> margins;
-          for (index a = 0; a < k; ++a) margins.push_back(z[a * n + i]);
-          real value = 0, scale = 0;
-          for (index a = 0; a < k; ++a) {
-            const exact_softmax of_class(margins, a);
-            const real t = y[i * k + a], up = of_class.p[a] * (1 - t),
-                       down = t * -of_class.first[a];
-            value += t * of_class.value, scale += t * (of_class.value + std::abs(margins[a]));
-            const real size = std::abs(c[i]) * (up + down);
-            const real off = std::abs(got[a * n + i] - c[i] * (up - down));
-            const real allowed = 8 * DBL_EPSILON * (static_cast<real>(k) + 2 * spread);
-            worst = std::max(worst, static_cast<double>(off / (allowed * size + 8 * DBL_MIN)));
-            if (i % 2 == 0)  // as exact as that of the label
-              CHECK(got[a * n + i] == doctest::Approx(as_labels[a * n + i]).epsilon(1e-14));
-          }
-          CHECK(std::abs(values[i] - value) <= 8 * DBL_EPSILON * static_cast<real>(k) * scale);
-          sum += c[i] * values[i];
-        }
-        CHECK(worst <= 1.0);
-        CHECK(total == doctest::Approx(sum).epsilon(1e-12));
       }
 }
 
@@ -438,32 +320,6 @@ TEST_CASE("the sketch by classes is symmetric, positive, and good where classes 
     CHECK(sketch->curvature_min() > 0.0);
     CHECK(sketch->curvature_max() >= sketch->curvature_min());
   }
-}
-
-TEST_CASE("the data term of distributions is that of labels where they are certain") {
-  for (const bool intercept : {false, true})
-    for (const index folds : {1, 3}) {
-      model labels(61, 5, 4, intercept, layout::column_major, folds), shares = labels;
-      shares.y.assign(labels.y.size() * 4, 0.0);
-      for (std::size_t i = 0; i < labels.y.size(); ++i)
-        shares.y[i * 4 + static_cast<std::size_t>(labels.y[i])] = 1.0;
-      const auto at = [](const model& m) {
-        return std::dynamic_pointer_cast<const linear_model_linearization>(
-            m.make(2)->linearize(m.theta.data(), m.lam.data()));
-      };
-      const auto a = at(labels), b = at(shares);
-      CHECK(a->fun() == doctest::Approx(b->fun()).epsilon(1e-14));
-      CHECK(largest_difference(a->jac(), b->jac()) <= 1e-15);
-      random_source random(5);
-      const std::vector<double> v = random.vector(static_cast<index>(a->jac().size()));
-      CHECK(same_bits(times(a->hess(), v), times(b->hess(), v)));
-      // What rounds is p (1 − y) + y (1 − p): no less than |p − y|.
-      for (const bool by_row : {false, true}) {
-        const std::vector<double> less = a->gradient_terms(by_row),
-                                  more = b->gradient_terms(by_row);
-        for (std::size_t j = 0; j < less.size(); ++j) CHECK(less[j] <= more[j] * (1 + 1e-12));
-      }
-    }
 }
 
 TEST_CASE("labels that are none are refused") {

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _arrays, _core
+from . import _arrays, _classes, _core
 from ._blocks import Block
 from ._native_objective import effective_rows
 from .hyper import refuse_weights
@@ -130,7 +130,7 @@ class Folds:
         refuse_weights(sample_weight, "cross_validated")
         weights = _arrays.weights(sample_weight, n)
         self.weights = weights if weights.size else np.ones(n)
-        self.classes = _arrays.n_classes(y, None) if issubclass(objective, Softmax) else 1
+        self.classes = _classes.number(y, None) if issubclass(objective, Softmax) else 1
         self.soft = self.classes > 1 and self.y.ndim == 2
         # Distributions are shared out by their likeliest class.
         strata = self.y.argmax(axis=1) if self.soft else self.y

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from . import _arrays, _core, hyper
+from . import _arrays, _classes, _core, hyper
 from ._blocks import Block
 from ._native_objective import NativeObjective, effective_rows
 from .linearization import EXACT, HessianOperator, NativeLinearization, Noise
@@ -173,8 +173,8 @@ class MLP(NativeObjective):
         handle, self.X, _ = _arrays.matrix(X, self.n_threads)
         n, p = self.X.shape
         if loss == "softmax":
-            self.y = _arrays.class_targets(y, n)
-            outputs = _arrays.n_classes(self.y, n_classes)
+            self.y = _classes.targets(y, n)
+            outputs = _classes.number(self.y, n_classes)
         elif n_classes is not None:
             raise ValueError("n_classes is for loss = 'softmax'; for 'squared' y says it all")
         else:
@@ -197,7 +197,7 @@ class MLP(NativeObjective):
         self._own(self._build(handle))
         if loss == "softmax" and self.n_lam and not self._free_targets:
             counted = self.y[self._weights > 0]
-            if np.count_nonzero(_arrays.class_counts(counted, outputs)) == 1:
+            if np.count_nonzero(_classes.counts(counted, outputs)) == 1:
                 raise ValueError(_arrays.UNTRAINABLE.format("holds one class only"))
 
     _transient = ("_core", "_memory", "_architecture")
@@ -228,7 +228,7 @@ class MLP(NativeObjective):
         """The same with blocks of λ in the rows."""
         y = self.y
         if self.loss == "softmax" and rows.targets:
-            y = _arrays.one_hot(y, self.widths[-1])
+            y = _classes.one_hot(y, self.widths[-1])
         return _core.HyperMlp(
             *(self._architecture, handle, y.ravel(), self._weights, self.n_threads),
             weights=rows.weights,

@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 import scipy.sparse
 
-from . import _arrays, _core, hyper
+from . import _arrays, _classes, _core, hyper
 from ._native_objective import NativeObjective, effective_rows
 from .linearization import LinearModelLinearization
 from .penalties import L2
@@ -290,7 +290,7 @@ class Softmax(LinearModel):
     _loss = "softmax"
     _stratified = True
     _of_lam = "shares"
-    _targets = staticmethod(_arrays.class_targets)
+    _targets = staticmethod(_classes.targets)
 
     def __init__(
         self,
@@ -305,7 +305,7 @@ class Softmax(LinearModel):
         n_classes: int | None = None,
         n_threads: int | None = None,
     ):
-        self._classes = _arrays.n_classes(y, n_classes)
+        self._classes = _classes.number(y, n_classes)
         super().__init__(
             X,
             y,
@@ -323,12 +323,12 @@ class Softmax(LinearModel):
         return self._classes
 
     def _for_core(self, soft: bool) -> tuple[str, np.ndarray]:
-        y = _arrays.one_hot(self.y, self._classes) if soft else self.y
+        y = _classes.one_hot(self.y, self._classes) if soft else self.y
         return self._loss, y.ravel()
 
     @staticmethod
     def _untrainable(y: np.ndarray, intercept: bool, classes: np.ndarray) -> str:
-        counts = _arrays.class_counts(y, classes.size)
+        counts = _classes.counts(y, classes.size)
         if np.count_nonzero(counts) == 1:
             return "holds one class only"
         if intercept and not counts.all():
