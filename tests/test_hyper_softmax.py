@@ -4,6 +4,9 @@ hyperparameters, against naive formulas."""
 import numpy as np
 import pytest
 import scipy.sparse
+from hypothesis import given as drawn
+from hypothesis import settings
+from hypothesis import strategies as st
 
 import implicitgrad as ig
 import reference
@@ -129,6 +132,43 @@ def test_soft_labels_as_given_are_those_that_lam_makes(rng):
     assert_near(a.hess @ v, b.hess @ v, 1e-13)
     by_row = f.split(a.jac_lam)["targets"].reshape(N, K)
     assert np.abs(by_row.sum(axis=1)).max() <= 1e-15
+
+
+@settings(max_examples=40, deadline=None)
+@drawn(
+    seed=st.integers(0, 10**6),
+    exponent=st.integers(-10, -1),
+    sharpness=st.sampled_from([0.3, 3.0, 30.0]),
+    intercept=st.booleans(),
+)
+def test_error_estimates_and_bounds_with_soft_labels(seed, exponent, sharpness, intercept):
+    """Random problems, columns of different scale, labels from nearly even to nearly certain, θ off."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((N, P)) * np.geomspace(1, 10 ** rng.uniform(0, 2), P)
+    block = BLOCKS["shares"]
+    lam = np.r_[rng.uniform(-8, 1, P), sharpness * rng.standard_normal(N * K)]
+    given = {"fit_intercept": intercept}
+    f = ig.Softmax(X, np.arange(N) % K, penalty=ig.L2("feature"), targets=ig.Targets(), **given)
+    X_val, y_val = rng.standard_normal((20, P)), np.arange(20) % K
+    g = ig.Softmax(X_val, y_val, **given)
+
+    def build(X, y, s):
+        return reference.Softmax(X, y, K, penalty="feature", **given)
+
+    ref = OnRows(build, X, f.y, [block])
+    theta = ref.train(lam)
+    ref_g = reference.Softmax(X_val, y_val, K, penalty=None, **given)
+    exact = reference.hypergradient(ref, ref_g, theta, lam)[0].astype(float)
+    size = np.linalg.norm(exact)
+    off = theta.astype(float) + 10.0**exponent * rng.standard_normal(f.n_theta)
+    for polish in (True, False):
+        res = ig.implicit_grad(f, g, off, lam, options={"polish": polish, "warn": False})
+        error = np.linalg.norm(res.grad - exact)
+        assert error <= res.error_bound + 1e-13 * size
+        at = f.linearize(res.theta, lam)
+        level = 64 * np.finfo(float).eps * at._core.cross_transpose_and_scale(res.adjoint)[1]
+        if res.success:
+            assert error <= 1.1 * max(1e-6 * size, level) + 1e-13 * size
 
 
 def test_labels_that_are_all_hyperparameters_may_be_of_one_class():
