@@ -2,8 +2,8 @@
 // [W_x; b], y_i being a distribution over the classes, or e_c for the label c. With the
 // probabilities p and g = p − y, Λ = diag(p) − ppᵀ of each row,
 //
-//   ∇_W ℓ_i = r_i g_iᵀ,   ∂/∂y_ia ∇_W ℓ_i = −r_i e_aᵀ,   ∂/∂x_i (∇_Wℓ_i · Q) = W_x Λ_i Qᵀr_i + Q_x
-//   g_i.
+//   ∇_W ℓ_i = r_i g_iᵀ,                           ∂/∂y_ia (∇_Wℓ_i · Q) = −(Qᵀr_i)_a,
+//   ∂/∂x_i (∇_Wℓ_i · Q) = W_x Λ_i Qᵀr_i + Q_x g_i.
 //
 // ‖Λ‖ ≤ ½, and Λ diag(p)⁻¹ g = g, so that (gᵀz)² ≤ Σ_a g_a²/p_a · zᵀΛz.
 #include <algorithm>

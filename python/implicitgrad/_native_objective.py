@@ -33,6 +33,7 @@ class NativeObjective:
     _blocks: list[hyper.Block]  # of λ, the penalty's first
     _in_rows: hyper.InRows
     _weights: np.ndarray
+    _several = False  # whether it is several models, one for each column of y
     _part = False  # whether this is some rows of another, with their coefficients as weights
     _linearization = NativeLinearization
     _unchecked = False  # whether X may still hold NaN or infinity
@@ -92,7 +93,7 @@ class NativeObjective:
         Raises
         ------
         ValueError, TypeError
-            For bad idx; for a model of several targets that is no network.
+            Naming `idx`; for linear models of several targets.
 
         Examples
         --------
@@ -101,6 +102,8 @@ class NativeObjective:
         >>> f.rows([1, 2]).fun(np.zeros(3), [5.0, 4.0])
         5.0
         """
+        if self._several:
+            raise ValueError(f"rows(idx) needs one target a row, found y of shape {self.y.shape}")
         rows, n = np.asarray(idx), self.X.shape[0]
         if rows.ndim != 1 or rows.dtype.kind not in "iu" or rows.size == 0:
             raise TypeError(f"idx must be a non-empty vector of row numbers, found {idx!r}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -112,13 +112,6 @@ class LinearModel(NativeObjective):
         if self._part:
             return w
         return w / w.sum() if w.size else np.full(n, 1.0 / n)
-
-    def rows(self, idx: Any) -> Self:
-        if self._several:
-            raise ValueError(f"rows(idx) needs one target a row, found y of shape {self.y.shape}")
-        return super().rows(idx)
-
-    rows.__doc__ = NativeObjective.rows.__doc__
 
     def _for_core(self, soft: bool) -> tuple[str, np.ndarray]:
         """The name of the loss and y as the core has them: of `soft` targets where λ is among them."""

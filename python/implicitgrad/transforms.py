@@ -36,8 +36,8 @@ class Transform:
 
     Notes
     -----
-    T(X; λ) is evaluated once per λ and kept, in float64. Of a minibatch (`MLP.rows`) the functions are
-    given its rows as X: each row must be transformed by itself.
+    T(X; λ) is evaluated once per λ and kept, in float64. Of a minibatch, ``f.rows(idx)``, the functions
+    are given its rows as X: each row must be transformed by itself.
 
     An error in `vjp` makes a wrong gradient with a small error estimate; `check_hypergrad` finds it. No
     guaranteed bound is known (`error_bound` is inf).
