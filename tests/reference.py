@@ -159,12 +159,18 @@ class LinearModel:
         raise AssertionError("the oracle's Newton iteration did not converge")
 
 
+def shares(y, classes):
+    """Labels, or distributions over the classes, as the latter."""
+    y = np.asarray(y)
+    return np.eye(classes, dtype=WIDE)[y.astype(int)] if y.ndim == 1 else y.astype(WIDE)
+
+
 class Softmax(LinearModel):
     """The same for K classes: theta = W.ravel(), W of shape (columns of A, K)."""
 
     def __init__(self, X, y, classes, **kwargs):
         super().__init__("Softmax", X, y, **kwargs)
-        self.K, self.label = classes, np.asarray(y).astype(int)
+        self.K, self.share = classes, shares(y, classes)
         self.n_theta *= classes
         self.rows = self.member.shape[0]
         self.member = np.repeat(self.member, classes, axis=0)
@@ -182,14 +188,14 @@ class Softmax(LinearModel):
     def fun(self, theta, lam=()):
         theta = np.asarray(theta, dtype=WIDE)
         z = self.A @ theta.reshape(self.rows, self.K)
-        z = z - z[np.arange(self.n), self.label][:, None]
+        z = z - (self.share * z).sum(axis=1, keepdims=True)
         top = z.max(axis=1)
         each = top + np.log(np.exp(z - top[:, None]).sum(axis=1))
         return np.sum(self.s * each) / self.n + np.sum(self.strength(lam) * theta**2) / 2
 
     def jac(self, theta, lam=()):
         theta = np.asarray(theta, dtype=WIDE)
-        off = self.probabilities(theta)[1] - np.eye(self.K, dtype=WIDE)[self.label]
+        off = self.probabilities(theta)[1] - self.share
         data = self.A.T @ (self.s[:, None] * off) / self.n
         return data.ravel() + self.strength(lam) * theta
 
@@ -332,8 +338,8 @@ class MLP:
         self.activation, self.loss = activation, loss
         n, p = self.X.shape
         if loss == "softmax":
-            self.y = np.asarray(y).astype(int)
-            outputs = n_outputs or self.y.max() + 1
+            outputs = n_outputs or (np.max(y) + 1 if np.ndim(y) == 1 else np.shape(y)[1])
+            self.y = shares(y, outputs)
         else:
             self.y = np.asarray(y).astype(WIDE).reshape(n, -1)
             outputs = self.y.shape[1]
@@ -393,10 +399,10 @@ class MLP:
         if self.loss == "squared":
             r = z - self.y
             return np.sum(r * r, axis=1) / 2, r
-        e = np.exp(z - np.max(z.real, axis=1, keepdims=True))
+        z = z - np.max(z.real, axis=1, keepdims=True)
+        e = np.exp(z)
         total = np.sum(e, axis=1, keepdims=True)
-        one = np.eye(z.shape[1], dtype=WIDE)[self.y]
-        return -np.log(np.sum(one * e, axis=1) / total[:, 0]), e / total - one
+        return np.log(total[:, 0]) - np.sum(self.y * z, axis=1), e / total - self.y
 
     def fun(self, theta, lam=()):
         theta = np.asarray(theta, dtype=WIDE)

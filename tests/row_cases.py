@@ -12,7 +12,7 @@ import implicitgrad as ig
 import reference
 from reference import WIDE
 
-N, P, N_VAL = 30, 4, 25
+N, P, K, N_VAL = 30, 4, 3, 25
 GROUPS = np.arange(N) % 7
 SOME = np.array([8, 3, 21])  # not in order
 NOISE = np.random.default_rng(3).standard_normal((N, P))
@@ -70,6 +70,20 @@ def targets(at=None, soft=False):
     return Block(lambda: ig.Targets(at), len(at_), rows)
 
 
+def outputs(at=None, soft=False):
+    """A target for each of K outputs; soft labels of y, which are labels or soft labels."""
+    at_ = np.arange(N) if at is None else at
+
+    def rows(lam, X, y, s):
+        y = reference.shares(y, K) if soft else y.copy()
+        e = lam.reshape(-1, K)
+        e = np.exp(e - e.max(axis=1, keepdims=True)) if soft else e
+        y[at_] = e / e.sum(axis=1, keepdims=True) if soft else e
+        return X, y, s
+
+    return Block(lambda: ig.Targets(at), K * len(at_), rows)
+
+
 def inputs(at=None):
     at_ = np.arange(N) if at is None else at
 
@@ -96,6 +110,10 @@ BLOCKS = {
     "targets-some": targets(SOME),
     "soft": targets(soft=True),
     "soft-some": targets(SOME, soft=True),
+    "outputs": outputs(),
+    "outputs-some": outputs(SOME),
+    "shares": outputs(soft=True),
+    "shares-some": outputs(SOME, soft=True),
     "inputs": inputs(),
     "inputs-some": inputs(SOME),
     "affine": moved(ig.Affine, 2 * P, lambda X, lam: X * np.exp(lam[:P]) + lam[P:]),

@@ -352,8 +352,9 @@ def test_bad_options_are_named(name, value):
 
 def test_minibatches_need_rows():
     f, g, _ = ridge()
+    own = ig.Objective(f.fun, f.jac, n_theta=f.n_theta, n_lam=4)
     with pytest.raises(TypeError, match="batch_size needs an objective with rows"):
-        alternate(f, g, np.zeros(4), batch_size=5)
+        alternate(own, g, np.zeros(4), batch_size=5)
 
 
 @pytest.mark.parametrize(

@@ -268,7 +268,7 @@ def problems(draw):
     w = None
     if draw(st.booleans()):
         w = rng.random(n) * (rng.random(n) < 0.7)
-        w[0] = 1.0
+        w[:2] = 1.0  # both classes, where there are two
     kind = draw(st.sampled_from(["all", "feature", "groups"]))
     per = rng.permutation(np.arange(p) % min(p, 3)) if kind == "groups" else kind
     fixed, icpt = draw(st.sampled_from([0.0, 1e-3])), draw(st.booleans())

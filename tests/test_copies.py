@@ -9,6 +9,7 @@ import pytest
 import scipy.sparse
 
 import implicitgrad as ig
+from row_cases import warp, warp_vjp
 
 RNG = np.random.default_rng(0)
 X, W = RNG.standard_normal((40, 5)), RNG.random(40)
@@ -19,6 +20,23 @@ WAYS = {
     "pickle": lambda given: pickle.loads(pickle.dumps(given)),
     "deepcopy": copy.deepcopy,
     "copy": copy.copy,
+}
+
+
+CLASSES, SHARES = np.arange(40) % 3, RNG.dirichlet(np.ones(3), 40)
+IN_ROWS = {
+    "weights": {"sample_weight": ig.SampleWeights("softmax")},
+    "groups": {"sample_weight": ig.SampleWeights(groups=np.arange(40) % 7)},
+    "targets": {"targets": ig.Targets([3, 1])},
+    "inputs": {"inputs": ig.Inputs([3, 1])},
+    "affine": {"inputs": ig.Affine()},
+    "noise": {"inputs": ig.Noise("feature", rng=2)},
+    "transform": {"inputs": ig.Transform(warp, warp_vjp, 2)},
+    "all": {
+        "sample_weight": ig.SampleWeights(),
+        "inputs": ig.Inputs([2]),
+        "targets": ig.Targets(),
+    },
 }
 
 
@@ -38,6 +56,17 @@ def made():
     yield "float32", ig.LeastSquares(X.astype(np.float32), Y, **COMMON)
     yield "csr", ig.LeastSquares(scipy.sparse.csr_array(X * (X > 0)), Y, **COMMON)
     yield "plain loss", ig.Logistic(X, np.ones(40))
+    yield "poisson", ig.Poisson(X, np.abs(Y), **COMMON)
+    yield "softmax", ig.Softmax(X, CLASSES, **COMMON)
+    yield "soft labels", ig.Softmax(X, SHARES, n_threads=1, **COMMON)
+    for loss, y in (("softmax", CLASSES), ("softmax", SHARES), ("squared", np.c_[Y, Y**2])):
+        yield f"network, {loss}", ig.MLP(X, y, hidden=(3, 2), loss=loss, penalty=ig.L2("layer"))
+    yield "single network", ig.MLP(X.astype(np.float32), CLASSES, hidden=(3,), sample_weight=W)
+    for name, blocks in IN_ROWS.items():
+        for make, y in ((ig.LeastSquares, Y), (ig.Softmax, CLASSES), (ig.MLP, CLASSES)):
+            f = make(X, y, penalty=ig.L2(), **blocks)
+            yield f"{make.__name__}, {name}", f
+            yield f"{make.__name__}, {name}, some rows", f.rows([3, 1, 3])
     yield "subclass", Named("mine", X, Y > 0, **COMMON)
     for loss, y in ((ig.LeastSquares, Y), (ig.Logistic, Y > 0)):
         yield from zip(("fold f", "fold g"), ig.cross_validated(loss, X, y, **COMMON), strict=True)
@@ -47,12 +76,15 @@ def made():
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_a_copy_gives_the_same_bits(way):
     for name, f in made():
-        theta = np.resize(THETA, f.n_theta)
-        want = f.linearize(theta, LAM)
+        theta, lam = np.resize(THETA, f.n_theta), np.resize(LAM, f.n_lam)
+        want = f.linearize(theta, lam)
         twin = way(f)
-        got = twin.linearize(theta, LAM)
+        got = twin.linearize(theta, lam)
         assert got is not want and got.fun == want.fun, name
         assert np.array_equal(got.jac, want.jac) and np.array_equal(got.jac_lam, want.jac_lam)
+        if name != "leave one out":  # which has no second derivatives
+            assert np.array_equal(got.hess @ theta, want.hess @ theta), name
+            assert np.array_equal(got.cross.T @ theta, want.cross.T @ theta), name
         assert type(twin) is type(f) and repr(twin) == repr(f)
         assert vars(twin).keys() == vars(f).keys()
         if name == "subclass":

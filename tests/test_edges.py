@@ -125,6 +125,35 @@ def test_nan_in_a_memmap_is_named_by_whatever_reads_it_first(verb, tmp_path):
         verb(f, [0.0])
 
 
+@pytest.mark.parametrize("make", [ig.LeastSquares, ig.MLP])
+@pytest.mark.parametrize("stored", ["array", "memmap"])
+def test_rows_that_lam_replaces_may_hold_anything(stored, make, tmp_path):
+    given = X[:12].copy()
+    given[3, 2], given[7, 0] = np.nan, np.inf
+    np.save(tmp_path / "X.npy", given)
+    if stored == "memmap":
+        given = np.load(tmp_path / "X.npy", mmap_mode="r")
+    shape = {"hidden": (), "loss": "squared"} if make is ig.MLP else {"fit_intercept": True}
+    filled = np.nan_to_num(given, posinf=0.0)
+    lam = np.r_[-1.0, np.linspace(-1, 1, 10)]
+    f, twin = (
+        make(A, Y[:12], penalty=ig.L2(), inputs=ig.Inputs([7, 3]), **shape) for A in (given, filled)
+    )
+    theta = ig.train(f, lam).x
+    assert f.fun(theta, lam) == twin.fun(theta, lam)
+    res = ig.implicit_grad(f, make(X, Y, **shape), theta, lam)
+    assert res.success
+    assert np.array_equal(res.grad, ig.implicit_grad(twin, make(X, Y, **shape), theta, lam).grad)
+
+    def value(rows):
+        f = make(given, Y[:12], penalty=ig.L2(), inputs=rows, **shape)
+        return f.fun(theta, np.zeros(f.n_lam))
+
+    for rows in (ig.Inputs([7]), ig.Affine()):
+        with pytest.raises(ValueError, match=r"X contains nan at index \(3, 2\)"):
+            value(rows)
+
+
 def test_an_outer_function_is_not_asked_for_second_derivatives():
     calls = [0]
 

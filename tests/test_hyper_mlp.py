@@ -17,6 +17,7 @@ from row_oracle import OnRows
 
 QUIET = {"warn": False}
 RTOL = 1e-11
+ROWS = np.arange(N)
 
 
 class Net:
@@ -58,6 +59,17 @@ NETS = {
     "softmax-relu": ("softmax", (5,), "relu", {"sample_weight": "softmax", "inputs": "affine"}),
     "squared-warp": ("squared", (4,), "tanh", {"sample_weight": "softplus", "inputs": "warp"}),
     "no-hidden-layer": ("softmax", (), "tanh", {"sample_weight": "exp", "inputs": "inputs-some"}),
+    "softmax-targets": ("softmax", (4,), "tanh", {"targets": "shares"}),
+    "softmax-everything": (
+        *("softmax", (3, 4), "softplus"),
+        {"sample_weight": "exp", "inputs": "inputs-some", "targets": "shares-some"},
+    ),
+    "softmax-targets-no-hidden-layer": ("softmax", (), "tanh", {"targets": "shares-some"}),
+    "outputs": ("squared", (4,), "tanh", {"targets": "outputs"}),
+    "outputs-everything": (
+        *("squared", (2, 3), "softplus"),
+        {"sample_weight": "sigmoid", "inputs": "noise", "targets": "outputs-some"},
+    ),
 }
 ONE_OUTPUT = {
     "targets": ("squared", (4,), "tanh", {"targets": "targets"}),
@@ -122,6 +134,7 @@ def validation(case):
 TRAINED = [
     *("softmax-weights", "softmax-all", "no-hidden-layer"),
     *("targets", "targets-no-hidden-layer"),
+    *("softmax-targets", "softmax-targets-no-hidden-layer", "outputs"),
 ]
 
 
@@ -176,33 +189,70 @@ def test_many_rows_go_in_blocks(rng):
         assert_near(at.cross @ u, slope * group.jac, 1e-11)
 
 
-@pytest.mark.parametrize("name", ["softmax-weights", "softmax-groups"])
-def test_rows_keep_the_block_of_weights(name, rng):
+@every_net
+def test_rows_keep_the_blocks_of_lam(name, rng):
     case = net(name)
     f, theta, lam, q = case.f, case.theta, case.lam, rng.standard_normal(case.f.n_theta)
+    u = rng.standard_normal(f.n_lam)
     parts = [f.rows(np.arange(a, N, 4)) for a in range(4)]
     parts.append(parts[2].rows([0, 2]))  # rows of rows: 2 and 10
     assert all(part.n_lam == f.n_lam for part in parts)
+    assert all(list(part.split(lam)) == list(f.split(lam)) for part in parts)
     whole, found = f.linearize(theta, lam), [p.linearize(theta, lam) for p in parts]
     share = np.array([p.X.shape[0] for p in parts[:4]]) / N
-    for of in (lambda at: at.fun, lambda at: at.jac, lambda at: at.hess @ q):
+    for of in (
+        *(lambda at: at.fun, lambda at: at.jac, lambda at: at.jac_lam),
+        *(lambda at: at.hess @ q, lambda at: at.cross.T @ q, lambda at: at.cross @ u),
+    ):
         assert_near(sum(s * of(at) for s, at in zip(share, found, strict=False)), of(whole), 1e-12)
-    penalty = slice(f.split(lam)["penalty"].size, None)
-    for of in (lambda at: at.jac_lam[penalty], lambda at: (at.cross.T @ q)[penalty]):
-        total = sum(s * of(at) for s, at in zip(share, found, strict=False))
-        assert_near(total, of(whole), 1e-12)
     twice = f.rows([2, 10]).linearize(theta, lam)
     assert found[4].fun == twice.fun and np.array_equal(found[4].jac_lam, twice.jac_lam)
-    repeated = f.rows([5, 5, 5]).linearize(theta, lam)
-    assert repeated.fun == pytest.approx(f.rows([-25]).fun(theta, lam), rel=1e-13)
+    once, three = f.rows([-25]).linearize(theta, lam), f.rows([5, 5, 5]).linearize(theta, lam)
+    assert three.fun == pytest.approx(once.fun, rel=1e-13)
+    assert_near(three.jac_lam, once.jac_lam, 1e-13)
+    assert_near(three.cross.T @ q, once.cross.T @ q, 1e-12)
 
 
-def test_minibatches_train_with_weights():
-    case = net("softmax-weights")
+@pytest.mark.parametrize("name", ["softmax-everything", "outputs", "targets-all"])
+def test_what_is_not_in_a_minibatch_has_no_gradient(name, rng):
+    case = net(name)
+    batch = np.array([8, 4, 21, 4])  # of the rows 8, 3 and 21 the first and the last
+    at = case.f.rows(batch).linearize(case.theta, case.lam)
+    for found in (at.jac_lam, at.cross.T @ rng.standard_normal(case.f.n_theta)):
+        for block, part in case.f.split(found).items():
+            if block == "penalty":
+                continue
+            by_row = part.reshape(3 if part.size < N else N, -1)
+            inside = np.array([True, False, True]) if len(by_row) == 3 else np.isin(ROWS, batch)
+            assert (by_row[~inside] == 0).all() and (by_row[inside] != 0).any(axis=1).all()
+
+
+@pytest.mark.parametrize("name", ["softmax-weights", "softmax-everything", "outputs-everything"])
+def test_minibatches_train(name):
+    case = net(name)
     options = {"batch_size": 10, "learning_rate": 0.01}
     res = ig.train(case.f, case.lam, method="adam", maxiter=400, tol=1e-2, options=options)
     start = case.f.fun(case.f.initial_theta(), case.lam)
     assert case.f.fun(res.x, case.lam) < start
+
+
+def test_the_alternating_loop_takes_minibatches_of_targets_and_inputs():
+    case = net("softmax-everything")
+    g, *_ = validation(case)
+    options = {"batch_size": 10, "inner_learning_rate": 0.02, "maxiter": 60, "check_every": 60}
+    quiet = {"warmup": 200, "learning_rate": 0.05, "warn": False}
+    loop = ig.minimize(
+        case.f,
+        g,
+        case.lam,
+        method="alternating",
+        bounds=[(-8, 8)] * case.f.n_lam,
+        options=options | quiet,
+    )
+    start = g.fun(ig.train(case.f, case.lam).x)
+    moved = case.f.split(loop.x - case.lam)
+    assert loop.fun < start
+    assert all(np.abs(block).max() > 0.1 for block in moved.values())
 
 
 def test_float32_says_what_it_leaves(rng):
@@ -314,9 +364,8 @@ BAD = {
     "sample_weight-short": {"sample_weight": ig.SampleWeights(groups=[0, 1])},
     "inputs-array": {"inputs": X},
     "inputs-row": {"inputs": ig.Inputs([6])},
-    "targets-classes": {"targets": ig.Targets()},
     "targets-array": {"targets": CLASSES},
-    "y-columns": {"y": X, "loss": "squared", "targets": ig.Targets()},
+    "targets-row": {"targets": ig.Targets([6])},
 }
 
 
@@ -327,12 +376,12 @@ def test_bad_input_is_refused_by_name(name):
         ig.MLP(X, given.pop("y"), **given)
 
 
-def test_rows_of_inputs_and_bad_lam_are_refused():
-    f = ig.MLP(X, CLASSES, hidden=(2,), inputs=ig.Inputs([0]))
-    with pytest.raises(TypeError, match="inputs"):
-        f.rows([0, 1])
+def test_bad_lam_is_refused():
     f = ig.MLP(X, CLASSES, hidden=(2,), sample_weight=ig.SampleWeights())
     with pytest.raises(ValueError, match=r"lam\[2\].*sigmoid"):
         f.fun(np.zeros(f.n_theta), [0, 0, 800, 0, 0, 0])
     with pytest.raises(ValueError, match="lam"):
         f.fun(np.zeros(f.n_theta), np.zeros(5))
+    f = ig.MLP(X, CLASSES, hidden=(2,), targets=ig.Targets([4, 1]))
+    with pytest.raises(ValueError, match=r"lam\[3\].*softmax"):
+        f.fun(np.zeros(f.n_theta), [0, 0, 0, -800, 0, 0])

@@ -254,8 +254,9 @@ def test_bad_training_arguments_are_refused_by_name(rng):
         ig.train(f, [0.0], method="adam", options={"learning_rate": -1.0})
     with pytest.raises(ValueError, match="momentum must be below 1"):
         ig.train(f, [0.0], method="sgd", options={"momentum": 1.0})
+    own = ig.Objective(f.fun, f.jac, n_theta=2, n_lam=1)
     with pytest.raises(TypeError, match="batch_size needs an objective with rows"):
-        ig.train(f, [0.0], method="sgd", options={"batch_size": 3})
+        ig.train(own, [0.0], np.zeros(2), method="sgd", options={"batch_size": 3})
     with pytest.warns(OptimizeWarning, match="momentum"):
         ig.train(f, [0.0], method="adam", maxiter=2, options={"momentum": 0.5})
     linear = ig.train(f, [0.0], method="lbfgs")

@@ -265,14 +265,23 @@ def test_targets_that_are_refused(y, given, message):
         ig.Softmax(np.eye(3), y, **given)
 
 
-def test_a_class_whose_rows_weigh_nothing_is_never_a_success():
+def test_a_class_whose_rows_weigh_nothing_is_missing():
     """Its intercept has no minimum: θ runs off, and H tends to a singular matrix."""
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((30, 2)), np.arange(30) % 3
-    f = ig.Softmax(X, y, penalty=ig.L2(), fit_intercept=True, sample_weight=(y != 1) + 0.0)
-    g = ig.Softmax(X, y, fit_intercept=True)
-    res = ig.implicit_grad(f, g, ig.train(f, [-2.0]).x, [-2.0], options=QUIET)
-    assert not res.success
+    given = {"penalty": ig.L2(), "sample_weight": (y != 1) + 0.0}
+    with pytest.raises(ValueError, match="y on the rows of positive weight has no label 1"):
+        ig.Softmax(X, y, fit_intercept=True, **given)
+    lone = {"penalty": ig.L2(), "sample_weight": (y == 1) + 0.0}
+    for make in (ig.Softmax, ig.MLP):
+        with pytest.raises(ValueError, match="one class"):
+            make(X, y, **lone)
+    with pytest.raises(ValueError, match="one class"):
+        ig.Logistic(X, y == 1, **lone)
+    # Without an intercept the penalty keeps it finite; without λ it is a plain loss.
+    f, g = ig.Softmax(X, y, **given), ig.Softmax(X, y, sample_weight=given["sample_weight"])
+    assert ig.implicit_grad(f, g, ig.train(f, [-2.0]).x, [-2.0]).success
+    assert ig.Softmax(X, y, fit_intercept=True, sample_weight=given["sample_weight"]).n_lam == 0
 
 
 def test_classes_may_be_missing_where_that_is_said():

@@ -86,14 +86,14 @@ std::shared_ptr<Model> reweighted(const Model& f, const block_array& lam) {
 
 void register_hyper(py::module_& m) {
   py::class_<row_map>(m, "RowMap")
-      .def(py::init([](std::string transform, index n_lam, const labels& slot) {
-        return row_map(std::move(transform), n_lam, to_indices(slot));
+      .def(py::init([](std::string transform, index n_lam, const labels& slot, index width) {
+        return row_map(std::move(transform), n_lam, to_indices(slot), width);
       }));
   py::class_<InputMap, std::shared_ptr<InputMap>>(m, "InputMap")
       .def_property_readonly("n_lam", &InputMap::n_lam);
   py::class_<input_rows, InputMap, std::shared_ptr<input_rows>>(m, "InputRows")
-      .def(py::init([](const labels& rows, index width) {
-        return std::make_shared<input_rows>(to_indices(rows), width);
+      .def(py::init([](const labels& rows, const labels& slot, index count, index width) {
+        return std::make_shared<input_rows>(to_indices(rows), to_indices(slot), count, width);
       }));
   py::class_<callback_inputs, InputMap, std::shared_ptr<callback_inputs>>(m, "CallbackInputs")
       .def(py::init<py::function, py::function, py::function, index, index, index>());

@@ -1,16 +1,18 @@
-// Rows of a softmax model: ℓ_i = log Σ_a e^{z_ia} − z_{i,y_i} with z_i = Wᵀr_i, r_i = [x_i 1], W =
-// [W_x; b]. With the probabilities p and g = p − e_y, Λ = diag(p) − ppᵀ of each row,
+// Rows of a softmax model: ℓ_i = log Σ_a e^{z_ia} − y_iᵀz_i with z_i = Wᵀr_i, r_i = [x_i 1], W =
+// [W_x; b], y_i being a distribution over the classes, or e_c for the label c. With the
+// probabilities p and g = p − y, Λ = diag(p) − ppᵀ of each row,
 //
-//   ∇_W ℓ_i = r_i g_iᵀ,     ∂/∂x_i (∇_Wℓ_i · Q) = W_x Λ_i Qᵀr_i + Q_x g_i.
+//   ∇_W ℓ_i = r_i g_iᵀ,                           ∂/∂y_ia (∇_Wℓ_i · Q) = −(Qᵀr_i)_a,
+//   ∂/∂x_i (∇_Wℓ_i · Q) = W_x Λ_i Qᵀr_i + Q_x g_i.
 //
-// ‖Λ‖ ≤ ½, and gᵀΛ⁺g = (1 − p_y) / p_y, as Λ e_y = −p_y g.
+// ‖Λ‖ ≤ ½, and Λ diag(p)⁻¹ g = g, so that (gᵀz)² ≤ Σ_a g_a²/p_a · zᵀΛz.
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 
 #include "implicitgrad/errors.hpp"
 #include "implicitgrad/loss_rows.hpp"
 #include "implicitgrad/space.hpp"
+#include "kernels/softmax.hpp"
 #include "row_products.hpp"
 
 namespace implicitgrad {
@@ -25,18 +27,9 @@ class class_rows : public BoundedRows {
       : data_(data), k_(classes), theta_(theta, theta + order() * classes) {
     const std::size_t size = data.margins.size();
     p_.resize(size), slope_.resize(size), value_.resize(static_cast<std::size_t>(rows()));
-    for (index i = 0; i < rows(); ++i) {
-      const index y = label(i);
-      double most = margin(i, 0), sum = 0.0, others = 0.0;
-      for (index a = 1; a < k_; ++a) most = std::max(most, margin(i, a));
-      for (index a = 0; a < k_; ++a) sum += at(p_, i, a) = std::exp(margin(i, a) - most);
-      for (index a = 0; a < k_; ++a) at(p_, i, a) /= sum;
-      for (index a = 0; a < k_; ++a)
-        if (a != y) others += at(slope_, i, a) = at(p_, i, a);
-      at(slope_, i, y) = -others;  // p_y − 1 without the difference
-      // Where the model is sure, the sum is one and a little.
-      value_[i] = margin(i, y) == most ? -std::log1p(-others) : most + std::log(sum) - margin(i, y);
-    }
+    std::copy(data.margins.begin(), data.margins.end(), slope_.begin());
+    kernels::evaluate_softmax({rows(), k_, slope_.data(), rows(), rows(), nullptr, 1.0},
+                              {data.y.data(), soft()}, p_.data(), nullptr, value_.data());
   }
 
   index rows() const override { return data_.x.rows(); }
@@ -74,22 +67,62 @@ class class_rows : public BoundedRows {
     row_sizes s(rows());
     const double of_theta = host_space::norm(order() * k_, theta_.data());
     for (index i = 0; i < rows(); ++i) {
-      const double square = row_square(i), p = at(p_, i, label(i));
+      const double square = row_square(i);
+      double energy = 0.0, rounded = 0.0;
+      for (index a = 0; a < k_; ++a) {
+        const double g = at(slope_, i, a), p = at(p_, i, a);
+        if (g != 0.0) energy += g / p * g;
+        // p (1 − y) + y (1 − p), from above: g is the difference where y is a distribution.
+        if (soft()) rounded += std::abs(g) + 2.0 * std::min(p, 1.0 - p);
+      }
       s.size[i] = slope_norm(i) * std::sqrt(square);
-      s.rounding[i] = most_second * square * of_theta;
+      s.rounding[i] = most_second * square * of_theta + rounded * std::sqrt(square);
       s.rate[i] = most_second * square;
-      s.energy[i] = std::sqrt(-at(slope_, i, label(i)) / p);
+      s.energy[i] = std::sqrt(energy);
       s.bend[i] = std::sqrt(most_second * square);
     }
     return s;
   }
 
-  void target_slopes(double*) const override { refuse(); }
-  void target_products(const_block, block) const override { refuse(); }
-  void target_sum(const double*, double*) const override { refuse(); }
+  // What is common to the classes changes nothing: the shares of a row have a constant sum. So
+  // slopes count from the largest margin, and the energies are those of what is left without it:
+  // p_a (z_a − pᵀz)² ≤ zᵀΛz.
+
+  void target_slopes(double* out) const override {
+    require_shares();
+    for (index i = 0; i < rows(); ++i, out += k_) {
+      double most = margin(i, 0);
+      for (index a = 1; a < k_; ++a) most = std::max(most, margin(i, a));
+      for (index a = 0; a < k_; ++a) out[a] = most - margin(i, a);
+    }
+  }
+
+  void target_products(const_block q, block out) const override {
+    require_shares();
+    for (index c = 0; c < q.cols; ++c) {
+      const std::vector<double> z = margins_of(q.col(c));
+      for (index i = 0; i < rows(); ++i)
+        for (index a = 0; a < k_; ++a) out.col(c)[i * k_ + a] = -at(z, i, a);
+    }
+  }
+
+  void target_sum(const double* u, double* out) const override {
+    require_shares();
+    std::vector<double> w(p_.size());
+    for (index i = 0; i < rows(); ++i)
+      for (index a = 0; a < k_; ++a) at(w, i, a) = -u[i * k_ + a];
+    transposed(w, out);
+  }
+
   row_sizes target_sizes() const override {
-    refuse();
-    return row_sizes(0);
+    require_shares();
+    row_sizes s(rows() * k_);
+    for (index i = 0; i < rows(); ++i)
+      for (index a = 0; a < k_; ++a) {
+        s.size[i * k_ + a] = std::sqrt(row_square(i));
+        s.energy[i * k_ + a] = 1.0 / std::sqrt(at(p_, i, a));
+      }
+    return s;
   }
 
   void input_slopes(const std::vector<index>& rows, double* out) const override {
@@ -133,7 +166,7 @@ class class_rows : public BoundedRows {
 
  private:
   index order() const { return data_.x.cols() + (data_.intercept ? 1 : 0); }
-  index label(index i) const { return static_cast<index>(data_.y[i]); }
+  bool soft() const { return static_cast<index>(data_.y.size()) != rows(); }
   double margin(index i, index a) const { return data_.margins[a * rows() + i]; }
   double row_square(index i) const { return data_.squares[i] + (data_.intercept ? 1.0 : 0.0); }
 
@@ -182,10 +215,7 @@ class class_rows : public BoundedRows {
     return v;
   }
 
-  [[noreturn]] static void refuse() {
-    require(false, "targets of this loss cannot be hyperparameters");
-    std::abort();
-  }
+  void require_shares() const { require(soft(), "targets that are labels are no hyperparameters"); }
 
   margin_data data_;
   index k_;

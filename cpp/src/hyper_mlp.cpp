@@ -64,10 +64,11 @@ class hyper_mlp_linearization : public HyperLinearization {
     if (at_->rows.has_weights()) scale = std::hypot(scale, weights_scale() * size);
     if (model_->blocks_.inputs) scale = std::hypot(scale, at_->rows.input_scale(rows(), q));
     if (at_->rows.has_targets()) {
-      std::vector<double> along(at_->rows.coefficients().size());
-      const auto n = static_cast<index>(along.size());
-      rows().target_products({q, static_cast<index>(jac().size()), 1}, {along.data(), n, 1});
-      scale = std::hypot(scale, norm_of(at_->rows.target_gains(), along));
+      const std::vector<double> gains = at_->rows.target_gains();
+      std::vector<double> along(gains.size());
+      const auto entries = static_cast<index>(along.size());
+      rows().target_products({q, static_cast<index>(jac().size()), 1}, {along.data(), entries, 1});
+      scale = std::hypot(scale, norm_of(gains, along));
     }
     return scale;
   }
@@ -113,10 +114,10 @@ hyper_mlp::hyper_mlp(std::shared_ptr<const mlp_architecture> architecture, netwo
   const index n = data_.x->rows();
   require(static_cast<index>(data_.coefficients.size()) == n,
           "there must be one coefficient for each row of X");
-  blocks_.check(n);
+  blocks_.check(n, static_cast<index>(data_.y.size()));
   require(
-      !blocks_.targets || (architecture_->loss == "squared" && architecture_->widths.back() == 1),
-      "targets of this network cannot be hyperparameters");
+      !blocks_.targets || static_cast<index>(data_.y.size()) == n * architecture_->widths.back(),
+      "targets that are labels are no hyperparameters");
   require(!held_ || static_cast<index>(held_->size()) == architecture_->penalty.n_groups,
           "held must have one entry for each group");
 }

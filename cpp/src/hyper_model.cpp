@@ -33,11 +33,12 @@ hyper_model::hyper_model(fixed_rows data, penalty pen, hyper_blocks blocks,
       penalty_(std::move(pen)),
       blocks_(std::move(blocks)),
       held_(std::move(held)) {
-  const index n = data_.x->rows();
-  require(static_cast<index>(data_.y.size()) == n, "y must have one entry for each row of X");
+  const index n = data_.x->rows(), entries = static_cast<index>(data_.y.size());
+  require(entries == n || (data_.loss == "softmax" && entries == n * data_.classes),
+          "y must have one entry for each row of X, or one for each class");
   require(static_cast<index>(data_.coefficients.size()) == n,
           "there must be one coefficient for each row of X");
-  blocks_.check(n);
+  blocks_.check(n, entries);
   require(!held_ || static_cast<index>(held_->size()) == penalty_.n_groups,
           "held must have one entry for each group");
   if (!blocks_.inputs) squares_ = squares_of(*data_.x, data_.n_threads);
@@ -156,14 +157,15 @@ std::vector<double> hyper_linearization::cross_change(const double* d, const dou
 void hyper_linearization::limits::add(const row_sizes& s, const std::vector<double>& gain,
                                       const std::vector<double>& c) {
   const auto square = [](double x) { return x * x; };
-  for (std::size_t i = 0; i < c.size(); ++i) {
+  const std::size_t width = gain.size() / c.size();
+  for (std::size_t i = 0; i < gain.size(); ++i) {
     if (gain[i] == 0.0) continue;
     cross += square(gain[i] * s.size[i]);
     rate += square(gain[i] * s.rate[i]);
     scale += square(gain[i] * (s.size[i] + s.rounding[i]));
     // Σ_i c_i uᵀh_i u ≤ uᵀHu.
-    reach = std::max(reach, square(gain[i] * s.energy[i]) / c[i]);
-    bend = std::max(bend, square(gain[i] * s.bend[i]) / c[i]);
+    reach = std::max(reach, square(gain[i] * s.energy[i]) / c[i / width]);
+    bend = std::max(bend, square(gain[i] * s.bend[i]) / c[i / width]);
   }
 }
 

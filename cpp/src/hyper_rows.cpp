@@ -21,8 +21,10 @@ struct own_matrix {
   dense_matrix<double> view;
 };
 
-void multiply(const std::vector<double>& s, double* v) {
-  for (std::size_t i = 0; i < s.size(); ++i) v[i] *= s[i];
+/// v_i *= s_i, v_i having `width` entries.
+void multiply(const std::vector<double>& s, double* v, index width = 1) {
+  for (const double each : s)
+    for (index j = 0; j < width; ++j) *v++ *= each;
 }
 
 /// Row s of an array of `width` columns times c_at[s].
@@ -39,9 +41,9 @@ index hyper_blocks::n_lam() const {
          (targets ? targets->n_lam() : 0);
 }
 
-void hyper_blocks::check(index rows) const {
-  for (const auto* map : {&weights, &targets})
-    require(!*map || (*map)->rows() == rows, "a block must have one label for each row of X");
+void hyper_blocks::check(index rows, index entries) const {
+  require(!weights || weights->size() == rows, "weights must have one label for each row of X");
+  require(!targets || targets->size() == entries, "targets must have one label for each of y");
   if (inputs)
     for (const index i : inputs->rows())
       require(i >= 0 && i < rows, "inputs names a row out of range");
@@ -103,8 +105,9 @@ void hyper_rows::jac_lam(const LossRows& rows, double* out) const {
     map->pull(input_lam(), m.data(), out + inputs_at());
   }
   if (targets_) {
+    v.resize(static_cast<std::size_t>(blocks_.targets->size()));
     rows.target_slopes(v.data());
-    multiply(coefficients_, v.data());
+    multiply(coefficients_, v.data(), outputs());
     targets_->pull(v.data(), out + targets_at());
   }
 }
@@ -130,18 +133,22 @@ void hyper_rows::add_cross(const LossRows& rows, const double* u, index n_theta,
     add();
   }
   if (targets_) {
+    v.resize(static_cast<std::size_t>(blocks_.targets->size()));
     targets_->push(u + targets_at(), v.data());
-    multiply(coefficients_, v.data());
+    multiply(coefficients_, v.data(), outputs());
     rows.target_sum(v.data(), part.data());
     add();
   }
 }
 
 void hyper_rows::cross_transpose(const LossRows& rows, const_block q, block out, index at) const {
-  const auto n = static_cast<index>(coefficients_.size());
-  std::vector<double> v(static_cast<std::size_t>(n * q.cols));
-  const block along{v.data(), n, q.cols};
+  std::vector<double> v;
+  const auto room = [&](index entries) {
+    v.resize(static_cast<std::size_t>(entries * q.cols));
+    return block{v.data(), entries, q.cols};
+  };
   if (weights_) {
+    const block along = room(static_cast<index>(coefficients_.size()));
     rows.products(q, along);
     for (index c = 0; c < q.cols; ++c) {
       multiply(fixed_, along.col(c));
@@ -152,9 +159,10 @@ void hyper_rows::cross_transpose(const LossRows& rows, const_block q, block out,
     for (index c = 0; c < q.cols; ++c)
       map->pull(input_lam(), input_products(rows, q.col(c)).data(), out.col(c) + at + inputs_at());
   if (targets_) {
+    const block along = room(blocks_.targets->size());
     rows.target_products(q, along);
     for (index c = 0; c < q.cols; ++c) {
-      multiply(coefficients_, along.col(c));
+      multiply(coefficients_, along.col(c), outputs());
       targets_->pull(along.col(c), out.col(c) + at + targets_at());
     }
   }
@@ -193,7 +201,7 @@ std::vector<double> hyper_rows::weight_gains() const {
 std::vector<double> hyper_rows::target_gains() const {
   if (!targets_) return {};
   std::vector<double> gains = targets_->gains();
-  multiply(coefficients_, gains.data());
+  multiply(coefficients_, gains.data(), outputs());
   return gains;
 }
 

@@ -68,7 +68,8 @@ std::shared_ptr<Objective> make(std::shared_ptr<const mlp_architecture> architec
   require(x.ld() <= most && x.rows() <= most, "X is too large for the BLAS");
   require(x.cols() == architecture->widths.front(), "X has the wrong number of columns");
   const auto activation = kernels::activation<T>(architecture->activation);
-  const auto loss = kernels::output_loss<T>(architecture->loss);
+  const auto loss =
+      kernels::output_loss<T>(architecture->loss, static_cast<index>(y.size()) == x.rows());
   const row_blocks blocks = block_rows(*architecture, x.rows(), sizeof(T));
   const std::shared_ptr<const mlp_data<T>> data(
       new mlp_data<T>{std::move(architecture), std::move(owner), &x, std::move(y),

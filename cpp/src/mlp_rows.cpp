@@ -65,21 +65,40 @@ class mlp_rows : public NetworkRows {
     });
   }
 
+  // ∂ℓ/∂y is y − z for the squared loss. For the softmax loss it is −z, but for what is common to
+  // the outputs, as the shares of a row have a constant sum. Either way ∂(∇θℓᵀq)/∂y = −Rz.
+
   void target_slopes(double* out) const override {
-    require_target();
-    for (index i = 0; i < rows(); ++i) out[i] = -static_cast<double>(*slopes_.from(i));
+    require_targets();
+    const index width = last().out;
+    if (!d_.loss.keeps_probabilities) {
+      for (index i = 0; i < rows() * width; ++i) out[i] = -static_cast<double>(slopes_.from(0)[i]);
+      return;
+    }
+    const T* bias = at_.parameters() + last().biases;
+    each_block([&](index begin, index count, mlp_workspace<T>& work) {
+      const T* z = outputs(begin, count, work.rz.back().from(0));
+      for (index i = 0; i < count; ++i, z += width) {
+        double* slope = out + (begin + i) * width;
+        for (index j = 0; j < width; ++j) slope[j] = static_cast<double>(z[j] + bias[j]);
+        const double most = *std::max_element(slope, slope + width);
+        for (index j = 0; j < width; ++j) slope[j] = most - slope[j];
+      }
+    });
   }
 
   void target_products(const_block q, block out) const override {
-    require_target();
+    require_targets();
+    const index width = last().out;
     outputs_along(q, [&](index column, index i, const T* rz, const T* shift) {
-      out.col(column)[i] = -static_cast<double>(rz[0] + shift[0]);
+      double* of_row = out.col(column) + i * width;
+      for (index j = 0; j < width; ++j) of_row[j] = -static_cast<double>(rz[j] + shift[j]);
     });
   }
 
   void target_sum(const double* u, double* out) const override {
-    require_target();
-    back(out, [&](index i, index) { return -u[i]; });
+    require_targets();
+    back(out, [&](index i, index j) { return -u[i * last().out + j]; });
   }
 
   void input_slopes(const std::vector<index>& at, double* out) const override {
@@ -130,12 +149,20 @@ class mlp_rows : public NetworkRows {
  private:
   index depth() const { return static_cast<index>(at_.architecture().layers.size()); }
   const mlp_architecture::layer& last() const { return at_.architecture().layers.back(); }
-  void require_target() const {
-    require(!d_.loss.labels && last().out == 1,
-            "targets of this network cannot be hyperparameters");
+  void require_targets() const {
+    require(!d_.loss.labels, "targets that are labels are no hyperparameters");
   }
 
-  /// ℓ_i and g_L: the last layer once more. Cost: 2 flops per weight of that layer and row.
+  /// z = Z_L of a block, without the biases: the last layer once more. Cost: 2 flops per weight of
+  /// that layer and row.
+  const T* outputs(index begin, index count, T* z) const {
+    const auto& at = last();
+    gemm(count, at.out, at.in, at_.activations(depth() - 1, begin),
+         {at_.parameters() + at.weights, at.out}, T(0), z, at.out);
+    return z;
+  }
+
+  /// ℓ_i and g_L, of the outputs.
   void evaluate() {
     const auto& at = last();
     const T* theta = at_.parameters();
@@ -143,8 +170,7 @@ class mlp_rows : public NetworkRows {
     values_.resize(ones_.size());
     each_block([&](index begin, index count, mlp_workspace<T>& work) {
       T *z = slopes_.from(begin), *p = work.rz.back().from(0);
-      gemm(count, at.out, at.in, at_.activations(depth() - 1, begin), {theta + at.weights, at.out},
-           T(0), z, at.out);
+      outputs(begin, count, z);
       for_chunks(count, at.out, d_.n_threads, work.unused.data(),
                  [&](index first, index rows, double* into) {
                    for (index i = first; i < first + rows; ++i)

@@ -1,8 +1,9 @@
 // The data term of multinomial logistic regression, one model a fold:
 //
-//   Σ_i w_i [ log Σ_a e^{z_ia} − z_{i,y_i} ],      Z = [X 1] W,
+//   Σ_i w_i [ log Σ_a e^{z_ia} − y_iᵀz_i ],      Z = [X 1] W,
 //
-// W is (p + 1) × K, and θ holds it by rows. With the probabilities P (n × K) of a point kept,
+// y_i is a distribution over the classes, or e_c for the label c; W is (p + 1) × K, and θ holds it
+// by rows. With the probabilities P (n × K) of a point kept,
 //
 //   H V = [X 1]ᵀ ( w ∘ P ∘ (Z − (P ∘ Z) 1 1ᵀ) ),      Z = [X 1] V:
 //
@@ -42,10 +43,14 @@ class softmax_term : public WeightedRows {
         y_(std::move(y)) {
     width_ = classes;
     require(classes >= 2, "n_classes must be at least 2");
-    require(static_cast<index>(y_.size()) == rows(), "y must have one entry for each row of X");
-    for (const double label : y_)
-      require(label >= 0.0 && label < static_cast<double>(classes) && label == std::floor(label),
-              "y must hold labels 0, 1, …, n_classes − 1");
+    soft_ = static_cast<index>(y_.size()) != rows();
+    require(!soft_ || static_cast<index>(y_.size()) == rows() * classes,
+            "y must have one entry for each row of X, or one for each class");
+    const auto is_label = [&](double label) {
+      return label >= 0.0 && label < static_cast<double>(classes) && label == std::floor(label);
+    };
+    require(soft_ || std::all_of(y_.begin(), y_.end(), is_label),
+            "y must hold labels 0, 1, …, n_classes − 1");
   }
 
   data_state at(const double* theta) const override {
@@ -68,7 +73,7 @@ class softmax_term : public WeightedRows {
           for (index f = 0; f < folds_; ++f) {
             double* sum = partial.data() + b * sums;
             sum[f] += kernels::evaluate_softmax(
-                panel(f, begin, count, z + f * width_ * ldz, ldz), y_.data() + begin,
+                panel(f, begin, count, z + f * width_ * ldz, ldz), targets(begin),
                 state.curvature.data() + place(f, begin), sum + folds_ + f * width_);
           }
         },
@@ -163,10 +168,13 @@ class softmax_term : public WeightedRows {
           [&](index begin, index count, index, double* z, index ldz) {
             for (index f = 0; f < folds_; ++f)
               kernels::evaluate_softmax(panel(f, begin, count, z + f * width_ * ldz, ldz),
-                                        y_.data() + begin, p.data() + place(f, begin), nullptr);
+                                        targets(begin), p.data() + place(f, begin), nullptr);
             for (index c = 0; c < columns; ++c)
               for (index i = 0; i < count; ++i) {
-                const double s = z[c * ldz + i];
+                // |p − y| + 2 min(p, 1 − p) is at least p (1 − y) + y (1 − p).
+                const double share = p[c * n + begin + i];
+                const double rounded = soft_ ? 2.0 * std::min(share, 1.0 - share) : 0.0;
+                const double s = std::abs(z[c * ldz + i]) + weight(c / width_, begin + i) * rounded;
                 square[c * n + begin + i] = static_cast<double>(n) * s * s;
               }
           },
@@ -221,6 +229,9 @@ class softmax_term : public WeightedRows {
  private:
   index order() const { return features_ + (intercept_ ? 1 : 0); }  // rows of W
 
+  kernels::class_targets targets(index begin) const {
+    return {y_.data() + begin * (soft_ ? width_ : 1), soft_};
+  }
   kernels::class_rows panel(index fold, index begin, index count, double* z, index ldz) const {
     return {count, width_, z, ldz, rows(), weights(fold, begin), even()};
   }
@@ -272,6 +283,7 @@ class softmax_term : public WeightedRows {
   }
 
   std::vector<double> y_;
+  bool soft_ = false;  // whether y holds distributions, row after row
 };
 
 }  // namespace

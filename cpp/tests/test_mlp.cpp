@@ -2,6 +2,8 @@
 // products with H by differences of that gradient.
 #include <doctest/doctest.h>
 
+#include <numeric>
+
 #include "implicitgrad/blas.hpp"
 #include "implicitgrad/mlp.hpp"
 #include "implicitgrad/space.hpp"
@@ -19,7 +21,25 @@ struct network {
   index rows;
   layout order = layout::row_major;
   index n_groups = 0;
+  bool shares = false;  // whether y holds distributions
 };
+
+/// Targets of rows: labels, distributions (with certain ones among them) or numbers.
+std::vector<double> targets_of(const network& net, random_source& random) {
+  const index outputs = net.widths.back();
+  std::vector<double> y;
+  if (net.loss != "softmax") return random.vector(net.rows * outputs);
+  for (index i = 0; i < net.rows; ++i) {
+    std::vector<double> row(static_cast<std::size_t>(outputs));
+    for (double& each : row) each = i % 3 == 0 ? 0.0 : random.unit() + 0.01;
+    if (i % 3 == 0) row[static_cast<std::size_t>(i % outputs)] = 1.0;
+    const double sum = std::accumulate(row.begin(), row.end(), 0.0);
+    for (const double each : row)
+      if (net.shares) y.push_back(each / sum);
+    if (!net.shares) y.push_back(static_cast<double>(i % outputs));
+  }
+  return y;
+}
 
 std::shared_ptr<const mlp_architecture> architecture_of(const network& net) {
   auto made = std::make_shared<mlp_architecture>();
@@ -74,10 +94,13 @@ struct definition {
       if (net.loss == "softmax") {
         real total = 0;
         for (const real z : a[depth]) total += std::exp(z);
-        const auto label = static_cast<index>(y[i]);
-        fun += c[i] * (std::log(total) - a[depth][label]);
-        for (index k = 0; k < outputs; ++k)
-          delta[k] = c[i] * (std::exp(a[depth][k]) / total - (k == label ? 1 : 0));
+        const bool labels = static_cast<index>(y.size()) == x.rows;
+        fun += c[i] * std::log(total);
+        for (index k = 0; k < outputs; ++k) {
+          const real share = labels ? (k == static_cast<index>(y[i])) : y[i * outputs + k];
+          fun -= c[i] * share * a[depth][k];
+          delta[k] = c[i] * (std::exp(a[depth][k]) / total - share);
+        }
       } else {
         for (index k = 0; k < outputs; ++k) {
           const real r = a[depth][k] - y[i * outputs + k];
@@ -123,14 +146,10 @@ void check(const network& net, double tolerance) {
   CAPTURE(net.widths.size());
   random_source random(11);
   const auto architecture = architecture_of(net);
-  const index outputs = net.widths.back();
   const stored_matrix<T> x(net.rows, net.widths.front(), net.order, 3, 5);
-  std::vector<double> y, c = random.vector(net.rows);
+  std::vector<double> c = random.vector(net.rows);
   for (double& w : c) w = std::max(w, 0.0) / static_cast<double>(net.rows);
-  if (net.loss == "softmax")
-    for (index i = 0; i < net.rows; ++i) y.push_back(static_cast<double>(i % outputs));
-  else
-    y = random.vector(net.rows * outputs);
+  const std::vector<double> y = targets_of(net, random);
   const std::vector<double> theta = random.vector(architecture->n_theta),
                             v = random.vector(architecture->n_theta),
                             lam = random.vector(net.n_groups);
@@ -195,8 +214,8 @@ void check_rows(const network& net, double tolerance) {
   const auto architecture = architecture_of(net);
   const index n = net.rows, p = net.widths.front(), size = architecture->n_theta;
   const stored_matrix<T> x(n, p, net.order, 0, 5);
-  std::vector<double> y(static_cast<std::size_t>(n)), c = random.vector(n);
-  for (index i = 0; i < n; ++i) y[i] = static_cast<double>(i % net.widths.back());
+  std::vector<double> c = random.vector(n);
+  const std::vector<double> y = targets_of(net, random);
   for (double& w : c) w = std::abs(w) / static_cast<double>(n);
   c[1] = 0.0;
   const std::vector<double> theta = random.vector(size), q = random.vector(size);
@@ -232,6 +251,34 @@ void check_rows(const network& net, double tolerance) {
   rows->input_products(some, q.data(), products.data());
   rows->input_sum(some, u.data(), sum.data());
   CHECK(std::abs(dot(products, u) - dot(sum, q)) <= tolerance * norm(sum) * norm(q));
+
+  std::vector<double> slopes(static_cast<std::size_t>(n * net.widths.back())), of_y(slopes.size());
+  if (net.loss == "softmax" && !net.shares) {
+    CHECK_THROWS_AS(rows->target_slopes(slopes.data()), std::invalid_argument);
+    return;
+  }
+  const std::vector<double> w = random.vector(static_cast<index>(slopes.size()));
+  rows->target_slopes(slopes.data());
+  rows->target_products(column(q), column(of_y));
+  rows->target_sum(w.data(), sum.data());
+  CHECK(std::abs(dot(of_y, w) - dot(sum, q)) <= tolerance * norm(sum) * norm(q));
+  // ℓ is linear in the shares of a row and quadratic in a target: exact by central differences.
+  std::vector<double> up = y, down = y, above(c.size()), below(c.size());
+  const index k = net.widths.back(), last = n - 1;
+  for (index j = 0; j < k; ++j) {
+    const double step = j == 0 ? 0.01 * static_cast<double>(1 - k) : 0.01;  // the sum stays
+    up[last * k + j] += step, down[last * k + j] -= step;
+  }
+  const auto value = [&](const std::vector<double>& at_y, std::vector<double>& out) {
+    const auto moved =
+        make_mlp(architecture, std::make_shared<dense_matrix<T>>(x.view()), at_y, c, 2);
+    const auto there = moved->linearize(theta.data(), nullptr);
+    dynamic_cast<const NetworkLinearization&>(*there).loss_rows()->values(out.data());
+  };
+  value(up, above), value(down, below);
+  double slope = 0.01 * static_cast<double>(1 - k) * slopes[last * k];
+  for (index j = 1; j < k; ++j) slope += 0.01 * slopes[last * k + j];
+  CHECK(slope == doctest::Approx((above[last] - below[last]) / 2).epsilon(300 * tolerance));
 }
 
 }  // namespace
@@ -242,6 +289,8 @@ TEST_CASE("rows of networks, in one block and in several") {
       for (const index n : {9, 4200}) {
         check_rows<double>({widths, activation, "softmax", n}, 1e-12);
         check_rows<float>({widths, activation, "softmax", n, layout::column_major}, 1e-4);
+        check_rows<double>({widths, activation, "softmax", n, layout::row_major, 0, true}, 1e-12);
+        check_rows<double>({widths, activation, "squared", n}, 1e-12);
       }
 }
 
@@ -255,6 +304,9 @@ TEST_CASE("value, gradient and products of networks") {
         check<double>({widths, activation, loss, 7, layout::row_major, weights}, 1e-13);
         check<double>({widths, activation, loss, 70, layout::column_major, 2}, 1e-13);
         check<float>({widths, activation, loss, 9, layout::row_major, 0}, 2e-5);
+        if (loss != "softmax") continue;
+        check<double>({widths, activation, loss, 70, layout::row_major, 2, true}, 1e-13);
+        check<float>({widths, activation, loss, 9, layout::row_major, 0, true}, 2e-5);
       }
 }
 

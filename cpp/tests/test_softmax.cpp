@@ -2,73 +2,13 @@
 // formulas.
 #include <doctest/doctest.h>
 
-#include <memory>
-
-#include "implicitgrad/linear_model.hpp"
 #include "implicitgrad/solvers/class_sketch.hpp"
 #include "kernels/softmax.hpp"
-#include "support.hpp"
+#include "softmax_cases.hpp"
 
 namespace implicitgrad::testing {
 
 namespace {
-
-using real = long double;
-
-struct exact_softmax {
-  exact_softmax(const std::vector<double>& z, index label) {
-    real top = z[0], sum = 0;
-    for (const double each : z) top = std::max<real>(top, each);
-    for (const double each : z) sum += std::exp(each - top);
-    for (const double each : z) p.push_back(std::exp(each - top) / sum);
-    // Σ_b e^{z_b − z_y} but for y itself, so that nothing cancels.
-    real others = 0;
-    for (index a = 0; a < static_cast<index>(z.size()); ++a)
-      if (a != label) others += std::exp(static_cast<real>(z[a]) - z[label]);
-    value = std::log1p(others);
-    first = p;
-    first[label] = 0;
-    for (index a = 0; a < static_cast<index>(z.size()); ++a)
-      if (a != label) first[label] -= p[a];
-  }
-  /// (diag(p) − ppᵀ) v = Σ_b p_a p_b (v_a − v_b)
-  std::vector<real> product(const std::vector<double>& v) const {
-    std::vector<real> out(p.size());
-    for (std::size_t a = 0; a < p.size(); ++a)
-      for (std::size_t b = 0; b < p.size(); ++b)
-        out[a] += p[a] * p[b] * (static_cast<real>(v[a]) - v[b]);
-    return out;
-  }
-  real value;
-  std::vector<real> p, first;
-};
-
-struct model {
-  model(index n, index p, index k, bool with_intercept, layout order, index folds)
-      : classes(k), intercept(with_intercept), x(n, p, order, 1, 71) {
-    random_source random(72);
-    for (index i = 0; i < n; ++i)
-      y.push_back(i < k ? static_cast<double>(i)
-                        : std::floor(random.unit() * static_cast<double>(k)));
-    for (index i = 0; i < n * folds; ++i) weights.push_back(i % 5 == 1 ? 0.0 : random.unit());
-    for (index j = 0; j < p; ++j) pen.group.push_back(j % 2);
-    pen.n_groups = p > 1 ? 2 : 1;
-    theta = random.vector((p + (intercept ? 1 : 0)) * k * folds);
-  }
-
-  std::shared_ptr<linear_model> make(int threads, bool penalised = true) const {
-    return std::make_shared<linear_model>(
-        make_softmax_term(std::make_shared<dense_matrix<double>>(x.view()), y, classes, weights,
-                          intercept, threads),
-        penalised ? pen : penalty{});
-  }
-
-  index classes;
-  bool intercept;
-  stored_matrix<double> x;
-  std::vector<double> y, weights, theta, lam{-1.5, -0.5};
-  penalty pen;
-};
 
 double dot(const std::vector<double>& a, const std::vector<double>& b) {
   double sum = 0.0;
@@ -83,12 +23,6 @@ double relative(const std::vector<double>& got, const std::vector<real>& want) {
     size = std::max(size, std::abs(want[i]));
   }
   return static_cast<double>(off / size);
-}
-
-std::vector<double> times(const Operator& a, const std::vector<double>& v) {
-  std::vector<double> out(v.size(), nan);
-  a.apply(column(v), column(out));
-  return out;
 }
 
 }  // namespace
@@ -106,7 +40,7 @@ TEST_CASE("rows, relative to each of their terms, in saturation too") {
         const std::vector<double> before = z, c(static_cast<std::size_t>(n), 1.0);
         for (index i = 0; i < n; ++i) y.push_back(static_cast<double>(i % k));
         const kernels::class_rows rows{n, k, z.data(), ld, ld, c.data(), nan};
-        const double value = kernels::evaluate_softmax(rows, y.data(), p.data(), slopes.data());
+        const double value = kernels::evaluate_softmax(rows, {y.data()}, p.data(), slopes.data());
         v = random.vector(ld * k);
         const std::vector<double> in = v;
         kernels::multiply_softmax({n, k, v.data(), ld, ld, nullptr, 1.0}, p.data());
@@ -154,8 +88,8 @@ TEST_CASE("rows, relative to each of their terms, in saturation too") {
 TEST_CASE("what overflows is not finite, and a constant in v gives nothing") {
   std::vector<double> z{inf, 1.0, 0.0}, p(3), slopes(3);
   const double label = 1.0;
-  CHECK_FALSE(std::isfinite(kernels::evaluate_softmax({1, 3, z.data(), 1, 1, nullptr, 1.0}, &label,
-                                                      p.data(), slopes.data())));
+  CHECK_FALSE(std::isfinite(kernels::evaluate_softmax({1, 3, z.data(), 1, 1, nullptr, 1.0},
+                                                      {&label}, p.data(), slopes.data())));
   for (const double top : {0.2, 0.9}) {
     const std::vector<double> q{1 - top - 0.05, 0.05, top};
     std::vector<double> v(3, 1e8);

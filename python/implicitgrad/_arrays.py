@@ -12,7 +12,6 @@ import scipy.sparse
 from . import _core
 
 MOST_THREADS = 1024
-MOST_CLASSES = 1 << 20
 
 # exp() of these is the smallest normal and the largest finite double.
 LAM_MIN, LAM_MAX = -708.39641853226408, 709.78271289338397
@@ -294,41 +293,10 @@ def counts(y: Any, n_rows: int) -> np.ndarray:
     return array
 
 
-def class_labels(y: Any, n_rows: int) -> np.ndarray:
-    """Labels 0, 1, …"""
-    array = one_target(y, n_rows)
-    wrong = (array < 0) | (array != np.floor(array)) | (array >= MOST_CLASSES)
-    if wrong.any():
-        i = int(np.argmax(wrong))
-        raise ValueError(
-            f"y must hold integer labels 0, 1, …, K − 1, K at most {MOST_CLASSES}; found y[{i}] = "
-            f"{array[i]:g}"
-        )
-    return array
-
-
 UNTRAINABLE = (
     "y {}, so that no model can be trained on it; as a plain loss (without hyperparameters) it is "
     "accepted"
 )
-
-
-def n_classes(y: Any, given: Any) -> int:
-    """K, from the labels where it is not given."""
-    labels = class_labels(y, np.size(y))
-    largest = int(labels.max(initial=0.0))
-    if given is not None:
-        classes = integer(given, "n_classes", least=2)
-        if largest >= classes:
-            raise ValueError(f"y holds the label {largest}, n_classes is {classes}")
-        return classes
-    unused = np.setdiff1d(np.arange(max(largest, 1) + 1), labels)
-    if unused.size:
-        raise ValueError(
-            f"y has no label {unused[0]}: where it may lack one of the labels 0 … K − 1, n_classes "
-            "must say what K is"
-        )
-    return largest + 1
 
 
 def weights(sample_weight: Any, n_rows: int) -> np.ndarray:

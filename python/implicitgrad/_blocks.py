@@ -36,6 +36,15 @@ def _softmax(lam: np.ndarray, name: str, begin: int) -> None:
     _arrays.within(lam, name, begin, most + _arrays.LAM_MIN, most, "softmax")
 
 
+def shares(width: int, lam: np.ndarray, name: str, begin: int) -> None:
+    """Logits, of which each `width` are one softmax."""
+    rows = lam.reshape(-1, width)
+    low = rows.max(axis=1, keepdims=True) + _arrays.LAM_MIN
+    if (rows < low).any():
+        i = int(np.argmax((rows < low).any(axis=1)))
+        _softmax(rows[i], name, begin + i * width)
+
+
 # Of transforms by name.
 RANGES = {
     "identity": anything,

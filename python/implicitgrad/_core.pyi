@@ -237,15 +237,17 @@ class LinearModel(NativeObjective):
     ) -> None: ...
     def finite(self) -> bool: ...  # whether the norms of X's rows are
 
-class RowMap:  # row i is entry slot[i] of t(λ), or not λ's where that is -1
-    def __init__(self, transform: str, n_lam: int, slot: ArrayLike, /) -> None: ...
+# Number i of the rows is entry slot[i] of t(λ), or not λ's where that is -1; "shares" are those of runs
+# of `width` entries.
+class RowMap:
+    def __init__(self, transform: str, n_lam: int, slot: ArrayLike, width: int, /) -> None: ...
 
 class InputMap:
     @property
     def n_lam(self) -> int: ...
 
-class InputRows(InputMap):
-    def __init__(self, rows: ArrayLike, width: int, /) -> None: ...
+class InputRows(InputMap):  # row rows[s] is number slot[s] of the `count` rows that λ holds
+    def __init__(self, rows: ArrayLike, slot: ArrayLike, count: int, width: int, /) -> None: ...
 
 class CallbackInputs(InputMap):
     def __init__(

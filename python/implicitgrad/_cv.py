@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _arrays, _core
+from . import _arrays, _classes, _core
 from ._blocks import Block
 from ._native_objective import effective_rows
 from .hyper import refuse_weights
@@ -130,8 +130,11 @@ class Folds:
         refuse_weights(sample_weight, "cross_validated")
         weights = _arrays.weights(sample_weight, n)
         self.weights = weights if weights.size else np.ones(n)
-        self.classes = _arrays.n_classes(y, None) if issubclass(objective, Softmax) else 1
-        self.splits = list(_splits(cv, self.X, self.y, groups, objective._stratified))
+        self.classes = _classes.number(y, None) if issubclass(objective, Softmax) else 1
+        self.soft = self.classes > 1 and self.y.ndim == 2
+        # Distributions are shared out by their likeliest class.
+        strata = self.y.argmax(axis=1) if self.soft else self.y
+        self.splits = list(_splits(cv, self.X, strata, groups, objective._stratified))
         if not self.splits:
             raise ValueError("cv gives no folds")
         self.counts = [
@@ -193,9 +196,10 @@ class Folds:
         weights = np.empty((self.X.shape[0], len(self.counts)), order="F")
         for k, counts in enumerate(self.counts):
             np.multiply(counts[part], self.weights, out=weights[:, k])
+        y = self.y.ravel() if self.soft else self.y
         return _core.LinearModel(
             self.handle,
-            self.y if target is None else self.y[:, target],
+            y if target is None else y[:, target],
             weights,
             loss=self.objective._loss,
             intercept=self.fit_intercept,
@@ -272,9 +276,9 @@ class FoldedModel(LinearModel):
         self.penalty, self.X = penalty, folds.X
         self.y = folds.y if target is None else folds.y[:, target]
         self.n_folds, self.n_rows = len(folds.splits), folds.X.shape[0]
-        self.n_targets = 1 if self.y.ndim == 1 else self.y.shape[1]
+        self._several = self.y.ndim == 2 and not folds.soft
+        self.n_targets = self.y.shape[1] if self._several else 1
         self._loss, self._name = folds.objective._loss, folds.objective.__name__
-        self._several = self.y.ndim == 2
         self._classes = folds.classes
         fixed = penalty.fixed if penalty else 0.0
         self._own(folds.core(part, target, fixed=fixed, n_groups=n_groups, group=group))
@@ -285,6 +289,10 @@ class FoldedModel(LinearModel):
 
     def __reduce__(self) -> Any:
         return FoldedModel, self._made_of
+
+    def rows(self, idx: Any) -> Any:
+        """Refused: a fold is made of all rows."""
+        raise TypeError(f"rows(idx) is not for folds, found {self!r}")
 
     def unravel(self, theta: Any) -> np.ndarray:
         """θ as a view of shape (n_folds, p [+ 1]), (n_folds, n_targets, p [+ 1]) where y has columns,

@@ -69,7 +69,7 @@ class Steps:
             return
         size = _arrays.integer(size, "batch_size", least=1)
         if not hasattr(f, "rows"):
-            raise TypeError("batch_size needs an objective with rows(idx), as MLP has")
+            raise TypeError("batch_size needs an objective with rows(idx), as the library's have")
         self._parts = _minibatches(f, size, rng)
 
     def run(self, theta: np.ndarray, lam: np.ndarray, count: int) -> np.ndarray:

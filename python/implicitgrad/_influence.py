@@ -15,7 +15,6 @@ from ._native_objective import NativeObjective
 from ._problem import Point, Problem, tolerance
 from ._result import InfluenceResult
 from .linearization import EXACT, Linearization, NativeLinearization, Noise
-from .objectives import LinearModel
 
 
 def influence(
@@ -89,7 +88,7 @@ def influence(
     """
     if not is_native(f) or isinstance(f, FoldedModel):
         raise TypeError(f"f must be an objective of the library, and no folds, found {f!r}")
-    if f.y.ndim != 1 and isinstance(f, LinearModel):
+    if f._several:
         raise ValueError(f"f must have one target, found y of shape {f.y.shape}")
     if lam is None and f.n_lam:
         raise ValueError(f"lam is missing: f has n_lam = {f.n_lam}")

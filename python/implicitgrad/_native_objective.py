@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -26,9 +26,15 @@ class NativeObjective:
     n_theta: int
     n_lam: int
     X: Any
+    y: np.ndarray
+    n_outer: float
     n_threads: int
     _core: Any
     _blocks: list[hyper.Block]  # of λ, the penalty's first
+    _in_rows: hyper.InRows
+    _weights: np.ndarray
+    _several = False  # whether it is several models, one for each column of y
+    _part = False  # whether this is some rows of another, with their coefficients as weights
     _linearization = NativeLinearization
     _unchecked = False  # whether X may still hold NaN or infinity
 
@@ -64,6 +70,55 @@ class NativeObjective:
         vars(self).update(state)
         handle, self.X, _ = _arrays.matrix(self.X, self.n_threads)
         self._own(self._build(handle))
+
+    def _coefficients(self) -> np.ndarray:
+        """The b_i of Σ_i b_i s_i(λ) ℓ_i."""
+        raise NotImplementedError
+
+    def rows(self, idx: Any) -> Self:
+        """The objective on some of the rows, for minibatches.
+
+        Parameters
+        ----------
+        idx : array of int, shape (m,)
+            Row numbers; a row may occur several times.
+
+        Returns
+        -------
+        objective
+            (1/m) Σ_{i in idx} s_i ℓ_i + the same penalty, with the s_i of all rows: its mean over
+            random idx is f. Costs a copy of these rows. λ is that of f, with all of its blocks: the
+            weights, inputs and targets of other rows have the derivative zero.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Naming `idx`; for linear models of several targets.
+
+        Examples
+        --------
+        >>> import numpy as np, implicitgrad as ig
+        >>> f = ig.LeastSquares(np.eye(3), [1.0, 2.0, 3.0], targets=ig.Targets([0, 2]))
+        >>> f.rows([1, 2]).fun(np.zeros(3), [5.0, 4.0])
+        5.0
+        """
+        if self._several:
+            raise ValueError(f"rows(idx) needs one target a row, found y of shape {self.y.shape}")
+        rows, n = np.asarray(idx), self.X.shape[0]
+        if rows.ndim != 1 or rows.dtype.kind not in "iu" or rows.size == 0:
+            raise TypeError(f"idx must be a non-empty vector of row numbers, found {idx!r}")
+        if rows.min() < -n or rows.max() >= n:
+            bad = rows.min() if rows.min() < -n else rows.max()
+            raise ValueError(f"idx names row {bad}, X has {n} rows")
+        part = object.__new__(type(self))
+        vars(part).update(vars(self))
+        part.X, part.y = self.X[rows], self.y[rows]
+        part._weights, part._part = self._coefficients()[rows] * (n / rows.size), True
+        part._in_rows = hyper.part(self._in_rows, rows, self.X.shape)
+        part.n_outer = effective_rows(part._weights) if part._weights.any() else 0.0
+        handle, part.X, _ = _arrays.matrix(part.X, self.n_threads)
+        part._own(part._build(handle))
+        return part
 
     def linearize(self, theta: Any, lam: Any = None) -> NativeLinearization:
         """Value, gradients and second derivatives at (θ, λ), in one pass over X.
@@ -142,8 +197,12 @@ class NativeObjective:
         """After a first pass over an X that has not been checked: a NaN or infinity anywhere in it
         makes the value or the gradient NaN or infinite."""
         if self._unchecked and not finite:
-            _arrays.check_finite(np.asarray(self.X), "X")
+            self._refuse_non_finite()
         self._unchecked = False
+
+    def _refuse_non_finite(self) -> None:
+        """An X that holds NaN or infinity, but for rows that are λ's."""
+        _arrays.check_finite(hyper.read(self.X, self._in_rows[1]), "X")
 
     def fun(self, theta: Any, lam: Any = None) -> float:
         """f(θ, λ)."""

@@ -53,7 +53,7 @@ def train(
     options : dict, optional
         For "adam": learning_rate (default 1e-3), beta1 (0.9), beta2 (0.999), eps (1e-8); for "sgd":
         learning_rate (0.01), momentum (0.9); for both: batch_size (rows of a step, drawn without
-        replacement; by default all, and for an f with ``rows``, as `MLP` has, only), rng (seed of the
+        replacement; by default all, and for an f with ``rows(idx)`` only), rng (seed of the
         draws, 0).
 
     Returns

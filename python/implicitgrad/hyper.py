@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import scipy.sparse
 
 from . import _arrays, _core
-from ._blocks import RANGES, Block, anything
+from ._blocks import RANGES, Block, anything, shares
 from .transforms import Affine, Noise, Transform
 
 TRANSFORMS = ("sigmoid", "softplus", "exp", "softmax")
@@ -58,14 +60,14 @@ class SampleWeights:
         if slot.size != n_rows:
             raise ValueError(f"sample_weight has {slot.size} group labels, X has {n_rows} rows")
         size = self._size or n_rows
-        made = _core.RowMap(self.transform, size, slot)
+        made = _core.RowMap(self.transform, size, slot, 1)
         return made, Block("sample_weight", size, RANGES[self.transform])
 
-    def _of(self, rows: np.ndarray, n_rows: int) -> SampleWeights:
-        """Those of some of n rows, which are made of the same block of λ."""
+    def _of(self, rows: np.ndarray, shape: tuple[int, int]) -> SampleWeights:
+        """Those of some rows of such an X, which are made of the same block of λ."""
         part = SampleWeights(self.transform)
-        part.groups = rows % n_rows if self.groups is None else self.groups[rows]
-        part._size = self._size or n_rows
+        part.groups = rows % shape[0] if self.groups is None else self.groups[rows]
+        part._size = self._size or shape[0]
         return part
 
     def __repr__(self) -> str:
@@ -73,13 +75,52 @@ class SampleWeights:
         return f"SampleWeights({self.transform!r}{groups})"
 
 
-class Targets:
+class SomeRows:
+    """Rows that a block of λ holds, one after another."""
+
+    _name: str  # of the argument that is given them
+    # In a minibatch: of each row its number in λ, -1 where it is not λ's; and how many λ has.
+    _part: tuple[np.ndarray, int] | None = None
+
+    def __init__(self, rows: Any = None):
+        self.rows = None if rows is None else _row_numbers(rows)
+
+    def _slots(self, n_rows: int) -> tuple[np.ndarray, int]:
+        """Of each row of X its number in λ, -1 where it is not λ's; and how many λ has."""
+        if self._part:
+            return self._part
+        if self.rows is None:
+            return np.arange(n_rows), n_rows
+        if self.rows.max() >= n_rows:
+            raise ValueError(f"{self._name} names row {self.rows.max()}, X has {n_rows} rows")
+        slot = np.full(n_rows, -1)
+        slot[self.rows] = np.arange(self.rows.size)
+        return slot, self.rows.size
+
+    def _of(self, rows: np.ndarray, shape: tuple[int, int]) -> Any:
+        """Those of some rows of such an X, which are in the same block of λ."""
+        part = copy.copy(self)
+        slot, count = self._slots(shape[0])
+        part._part = slot[rows], count
+        return part
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({'' if self.rows is None else self.rows.tolist()})"
+
+
+class Targets(SomeRows):
     """Targets of rows as hyperparameters.
 
-    For `LeastSquares`, and for `MLP` with the squared loss and one output, y_i = λ_i. For `Logistic` λ_i
-    is the logit of a soft label: with t_i = 1/(1 + e^{−λ_i}) the probability of the class 1, the loss of
-    row i is the cross-entropy t_i log(1 + e^{−z_i}) + (1 − t_i) log(1 + e^{z_i}), z_i = x_iᵀθ; as
-    λ_i → ±∞ that is the loss of the label ±1. Other losses refuse them.
+    The block of λ holds a number for each row, or one for each output, row after row. For the squared
+    loss, of `LeastSquares` and of `MLP` with any number of outputs, they are the targets:
+    y_i = λ_i.
+
+    For classes they are logits of soft labels, so that any λ stands for a distribution. For `Logistic`,
+    t_i = 1/(1 + e^{−λ_i}) is the probability of the class 1, and the loss of row i is the cross-entropy
+    t_i log(1 + e^{−z_i}) + (1 − t_i) log(1 + e^{z_i}), z_i = x_iᵀθ; as λ_i → ±∞ that is the loss of the
+    label ±1. For the softmax loss, of `Softmax` and of `MLP`, t_i = softmax(λ_i) with K entries of λ
+    for each row, and its loss is log Σ_c e^{z_ic} − t_iᵀz_i. A constant added to the K entries of a row
+    changes nothing. `Poisson` refuses targets.
 
     Parameters
     ----------
@@ -91,35 +132,49 @@ class Targets:
     ValueError, TypeError
         Naming `rows`.
 
+    Notes
+    -----
+    To start from given labels y is to start from smoothed ones, since a label of probability one is
+    infinitely far away: ``log((1 − e) * eye(K)[y] + e / K).ravel()`` gives the label y_i the share
+    1 − e, and e to all K alike.
+
+    References
+    ----------
+    .. [1] I. Sucholutsky, M. Schonlau, "Soft-label dataset distillation and text dataset
+           distillation", IJCNN 2021.
+
     Examples
     --------
     >>> import numpy as np, implicitgrad as ig
     >>> f = ig.LeastSquares(np.eye(3), np.zeros(3), targets=ig.Targets([2]))
     >>> f.fun(np.zeros(3), [3.0])
     1.5
+    >>> f = ig.Softmax(np.eye(3), [0, 1, 2], penalty=ig.L2(), targets=ig.Targets())
+    >>> lam0 = np.r_[-2.0, np.log(0.9 * np.eye(3)[[0, 1, 2]] + 0.1 / 3).ravel()]
+    >>> f.n_lam, round(f.fun(np.zeros(9), lam0), 6)
+    (10, 1.098612)
     """
 
-    def __init__(self, rows: Any = None):
-        self.rows = None if rows is None else _row_numbers(rows)
+    _name = "targets"
 
-    def _bind(self, n_rows: int, transform: str) -> tuple[Any, Block]:
-        rows = _rows_of(self.rows, n_rows, "targets")
-        slot = np.full(n_rows, -1)
-        slot[rows] = np.arange(rows.size)
-        refuse = RANGES[transform]
-        return _core.RowMap(transform, rows.size, slot), Block("targets", rows.size, refuse)
-
-    def __repr__(self) -> str:
-        return f"Targets({'' if self.rows is None else self.rows.tolist()})"
+    def _bind(self, n_rows: int, transform: str, width: int) -> tuple[Any, Block]:
+        slot, count = self._slots(n_rows)
+        of_entries = slot[:, None] * width + np.arange(width)
+        of_entries[slot < 0] = -1
+        size = count * width
+        refuse = partial(shares, width) if transform == "shares" else RANGES[transform]
+        made = _core.RowMap(transform, size, of_entries.ravel(), width)
+        return made, Block("targets", size, refuse)
 
 
-class Inputs:
+class Inputs(SomeRows):
     """Rows of X as hyperparameters: the block of λ holds their entries, row after row.
 
     Parameters
     ----------
     rows : array of int, optional
-        Different row numbers, in the order of λ; by default all rows. What X has there is not used.
+        Different row numbers, in the order of λ; by default all rows. What X has there is not used,
+        and may be NaN.
 
     Raises
     ------
@@ -144,18 +199,13 @@ class Inputs:
     array([1., 2.])
     """
 
-    def __init__(self, rows: Any = None):
-        self.rows = None if rows is None else _row_numbers(rows)
+    _name = "inputs"
 
     def _bind(self, X: Any) -> tuple[Any, Block]:
-        rows = _rows_of(self.rows, X.shape[0], "inputs")
-        return (
-            _core.InputRows(rows, X.shape[1]),
-            Block("inputs", rows.size * X.shape[1], anything),
-        )
-
-    def __repr__(self) -> str:
-        return f"Inputs({'' if self.rows is None else self.rows.tolist()})"
+        slot, count = self._slots(X.shape[0])
+        rows, width = np.flatnonzero(slot >= 0), X.shape[1]
+        made = _core.InputRows(rows, slot[rows], count, width)
+        return made, Block("inputs", count * width, anything)
 
 
 # sample_weight, inputs and targets as they were given; None for what is no hyperparameter.
@@ -181,9 +231,22 @@ def shown(in_rows: InRows) -> str:
     return "".join(f", {n}={a!r}" for n, a in zip(names, in_rows, strict=True) if a is not None)
 
 
-def bind(X: Any, in_rows: InRows, transform: str | None) -> Blocks:
-    """The blocks that these stand for, on this data. `transform` makes targets of λ; None
-    where the loss has no such targets."""
+def part(in_rows: InRows, rows: np.ndarray, shape: tuple[int, int]) -> InRows:
+    """The same of some rows of such an X, with the same λ."""
+    weights, inputs, targets = (given and given._of(rows, shape) for given in in_rows)
+    return weights, inputs, targets
+
+
+def read(X: Any, inputs: Any) -> Any:
+    """X, or a copy with zeros in the rows that λ replaces."""
+    if not isinstance(inputs, Inputs):
+        return np.asarray(X)
+    return np.where((inputs._slots(X.shape[0])[0] < 0)[:, None], X, 0.0)
+
+
+def bind(X: Any, in_rows: InRows, of_targets: tuple[str, int] | None) -> Blocks:
+    """The blocks that these stand for, on this data. `of_targets` are the transform that makes targets
+    of λ and the entries of each; None where the loss has no such targets."""
     sample_weight, inputs, targets = in_rows
     made: dict[str, Any] = {"weights": None, "inputs": None, "targets": None}
     blocks = []
@@ -203,19 +266,12 @@ def bind(X: Any, in_rows: InRows, transform: str | None) -> Blocks:
     if targets is not None:
         if not isinstance(targets, Targets):
             raise TypeError(f"targets must be an implicitgrad.Targets or None, found {targets!r}")
-        if transform is None:
+        if of_targets is None:
             raise TypeError("targets of this loss cannot be hyperparameters")
-        made["targets"], block = targets._bind(X.shape[0], transform)
+        made["targets"], block = targets._bind(X.shape[0], *of_targets)
         blocks.append(block)
-    free = targets is not None and blocks[-1].size == X.shape[0]
+    free = targets is not None and bool((targets._slots(X.shape[0])[0] >= 0).all())
     return Blocks(**made, blocks=blocks, free_targets=free)
-
-
-def require_one_target(y: np.ndarray, name: str) -> None:
-    if y.ndim != 1:
-        raise ValueError(
-            f"y must be one-dimensional where {name} is a hyperparameter, found shape {y.shape}"
-        )
 
 
 def refuse_weights(sample_weight: Any, where: str) -> None:
@@ -238,11 +294,3 @@ def _row_numbers(rows: Any) -> np.ndarray:
     if np.unique(array).size != array.size:
         raise ValueError("rows names a row twice")
     return array.astype(np.int64)
-
-
-def _rows_of(rows: np.ndarray | None, n_rows: int, name: str) -> np.ndarray:
-    if rows is None:
-        return np.arange(n_rows)
-    if rows.max() >= n_rows:
-        raise ValueError(f"{name} names row {rows.max()}, X has {n_rows} rows")
-    return rows

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from . import _arrays, _core, hyper
+from . import _arrays, _classes, _core, hyper
 from ._blocks import Block
 from ._native_objective import NativeObjective, effective_rows
 from .linearization import EXACT, HessianOperator, NativeLinearization, Noise
@@ -82,15 +82,15 @@ class MLP(NativeObjective):
         computed in float32, θ, λ and sums over blocks of rows in float64: gradients and products are
         then accurate to about 1e-6 relative to their terms, which the certificate counts.
     y : array
-        For "softmax" a class 0 … K−1 for each row, shape (n,); for "squared" real targets, shape
-        (n,) or (n, t).
+        For "softmax" a class 0 … K−1 for each row, shape (n,), or soft labels, shape (n, K): a
+        distribution over the classes for each row. For "squared" real targets, shape (n,) or (n, t).
     hidden : tuple of int, default (128,)
         Widths of the hidden layers; () is a linear model.
     activation : {"tanh", "softplus", "relu", "identity"}, default "tanh"
         Of the hidden layers. relu has a kink: its second derivative is taken to be 0, and the theorem
         does not hold where a sample sits on it.
     loss : {"softmax", "squared"}, default "softmax"
-        logsumexp(z) − z_y, or ½ ‖z − y‖² summed over outputs.
+        logsumexp(z) − z_y, of soft labels logsumexp(z) − yᵀz; or ½ ‖z − y‖² summed over outputs.
     penalty : L2, optional
         How λ enters; without it the objective is a plain loss with n_lam = 0. Biases are not
         penalised.
@@ -100,7 +100,7 @@ class MLP(NativeObjective):
         Rows of X, or a transform of all of them, as hyperparameters; the network is then computed in
         float64.
     targets : Targets, optional
-        Targets as hyperparameters, for "squared" with one output.
+        Targets as hyperparameters, t or K entries of λ a row.
     n_classes : int, optional
         K, where y may lack the last classes; for "softmax" only.
     n_threads : int, optional
@@ -173,30 +173,32 @@ class MLP(NativeObjective):
         handle, self.X, _ = _arrays.matrix(X, self.n_threads)
         n, p = self.X.shape
         if loss == "softmax":
-            self.y = _arrays.class_labels(y, n)
-            outputs = _arrays.n_classes(self.y, n_classes)
+            self.y = _classes.targets(y, n)
+            outputs = _classes.number(self.y, n_classes)
         elif n_classes is not None:
             raise ValueError("n_classes is for loss = 'softmax'; for 'squared' y says it all")
         else:
             self.y = _arrays.targets(y, n)
             outputs = 1 if self.y.ndim == 1 else self.y.shape[1]
-        if not handle.all_finite(self.n_threads):
-            _arrays.check_finite(np.asarray(self.X, dtype=np.float64), "X")
         as_lam = isinstance(sample_weight, hyper.SampleWeights)
+        self._in_rows = (sample_weight if as_lam else None), inputs, targets
+        if not handle.all_finite(self.n_threads):
+            self._refuse_non_finite()
         weights = _arrays.weights(None if as_lam else sample_weight, n)
         self.n_outer = effective_rows(weights) if weights.size else float(n)
         # The c_i of the core: s_i / n.
         self._weights = weights / weights.sum() if weights.size else np.full(n, 1.0 / n)
         self.widths = (p, *self.hidden, outputs)
-        self._in_rows = (sample_weight if as_lam else None), inputs, targets
         if self.X.dtype == np.float32 and inputs is None:
             in_rows = as_lam or targets is not None
             self._linearization = SingleRowsLinearization if in_rows else SingleLinearization
         else:
             self._linearization = MLPLinearization
         self._own(self._build(handle))
-        if loss == "softmax" and self.n_lam and (self.y == self.y[0]).all():
-            raise ValueError(_arrays.UNTRAINABLE.format("holds one class only"))
+        if loss == "softmax" and self.n_lam and not self._free_targets:
+            counted = self.y[self._weights > 0]
+            if np.count_nonzero(_classes.counts(counted, outputs)) == 1:
+                raise ValueError(_arrays.UNTRAINABLE.format("holds one class only"))
 
     _transient = ("_core", "_memory", "_architecture")
 
@@ -214,63 +216,28 @@ class MLP(NativeObjective):
                 n_groups,
                 group,
             )
-        rows = hyper.bind(self.X, self._in_rows, "identity" if self.loss == "squared" else None)
-        if rows.targets:
-            hyper.require_one_target(self.y, "targets")
+        transform = "identity" if self.loss == "squared" else "shares"
+        rows = hyper.bind(self.X, self._in_rows, (transform, self.widths[-1]))
         self._blocks = [self._blocks[0], *rows.blocks]
+        self._free_targets = rows.free_targets
         if rows.blocks:
             return self._hyper_model(handle, rows)
         return _core.mlp(self._architecture, handle, self.y.ravel(), self._weights, self.n_threads)
 
     def _hyper_model(self, handle: Any, rows: hyper.Blocks) -> _core.HyperMlp:
         """The same with blocks of λ in the rows."""
+        y = self.y
+        if self.loss == "softmax" and rows.targets:
+            y = _classes.one_hot(y, self.widths[-1])
         return _core.HyperMlp(
-            *(self._architecture, handle, self.y.ravel(), self._weights, self.n_threads),
+            *(self._architecture, handle, y.ravel(), self._weights, self.n_threads),
             weights=rows.weights,
             inputs=rows.inputs,
             targets=rows.targets,
         )
 
-    def rows(self, idx: Any) -> MLP:
-        """The objective on some of the rows, for minibatches.
-
-        Parameters
-        ----------
-        idx : array of int, shape (m,)
-            Row numbers; a row may occur several times.
-
-        Returns
-        -------
-        MLP
-            (1/m) Σ_{i in idx} s_i ℓ_i + the same penalty, with the s_i of all rows: its mean over
-            random idx is f. Costs a copy of these rows. λ is that of f: weights that are
-            hyperparameters keep their block.
-
-        Raises
-        ------
-        ValueError, TypeError
-            For bad idx, and where inputs or targets are hyperparameters.
-        """
-        weights, *others = self._in_rows
-        if any(given is not None for given in others):
-            raise TypeError(
-                f"rows(idx) needs inputs and targets that are not hyperparameters, found {self!r}"
-            )
-        rows = np.asarray(idx)
-        n = self.X.shape[0]
-        if rows.ndim != 1 or rows.dtype.kind not in "iu" or rows.size == 0:
-            raise TypeError(f"idx must be a non-empty vector of row numbers, found {idx!r}")
-        if rows.min() < -n or rows.max() >= n:
-            bad = rows.min() if rows.min() < -n else rows.max()
-            raise ValueError(f"idx names row {bad}, X has {n} rows")
-        part = object.__new__(type(self))
-        vars(part).update(vars(self))
-        part.X = np.ascontiguousarray(self.X[rows])
-        part.y, part._weights = self.y[rows], self._weights[rows] * (n / rows.size)
-        part._in_rows = weights and weights._of(rows, n), None, None
-        part.n_outer = effective_rows(part._weights) if part._weights.any() else 0.0
-        part._own(part._build(_core.dense_matrix(part.X)))
-        return part
+    def _coefficients(self) -> np.ndarray:
+        return self._weights
 
     def unravel(self, theta: Any) -> list[tuple[np.ndarray, np.ndarray]]:
         """[(W, b), …] of the layers, W of shape (in, out) and b of shape (out,): views of θ."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from . import _arrays, _core, hyper
+from . import _arrays, _classes, _core, hyper
 from ._native_objective import NativeObjective, effective_rows
 from .linearization import LinearModelLinearization
 from .penalties import L2
@@ -20,8 +20,7 @@ class LinearModel(NativeObjective):
     _linearization = LinearModelLinearization
     _classes = 1  # entries of θ for each column of X
     _stratified = False  # whether y holds classes, which folds share out evenly
-    # The loss whose targets may be hyperparameters, and how λ makes them; None: they may not.
-    _soft_targets: tuple[str, str] | None = None
+    _of_lam: str | None = None  # the transform that makes targets of λ; None: they cannot be
 
     def __init__(
         self,
@@ -46,34 +45,41 @@ class LinearModel(NativeObjective):
         as_lam = isinstance(sample_weight, hyper.SampleWeights)
         self._weights = weights = _arrays.weights(None if as_lam else sample_weight, n_rows)
         self._in_rows = (sample_weight if as_lam else None), inputs, targets
+        self._several = self.y.ndim == 2 and self._classes == 1
         self._own(self._build(handle))
-        wrong = self._untrainable(self.y, self.fit_intercept, np.arange(self._classes))
+        counted = self.y[weights > 0] if weights.size else self.y
+        wrong = self._untrainable(counted, self.fit_intercept, np.arange(self._classes))
         if wrong and self.n_lam and not self._free_targets:
-            raise ValueError(_arrays.UNTRAINABLE.format(wrong))
+            where = "" if len(counted) == n_rows else "on the rows of positive weight "
+            raise ValueError(_arrays.UNTRAINABLE.format(where + wrong))
         # Over how many rows of equal weight it averages.
         self.n_outer = effective_rows(weights) if weights.size else float(n_rows)
         # A memmap is checked in the first pass over it, anything else now, while norms of its rows
         # that bounds on errors need are computed: infinite or NaN where an entry is.
         self._unchecked = isinstance(X, np.memmap)
         if not (self._unchecked or self._core.finite() or checked):
-            _arrays.check_finite(self.X, "X")
+            self._refuse_non_finite()
 
     _targets = staticmethod(_arrays.targets)
 
     def _build(self, handle: Any) -> Any:
         """The objective in the core, of X's handle there and what else has been validated."""
-        transform = self._soft_targets[1] if self._soft_targets else None
-        rows = hyper.bind(self.X, self._in_rows, transform)
-        for block in rows.blocks:
-            hyper.require_one_target(self.y, block.name)
+        of_targets = (self._of_lam, self._classes) if self._of_lam else None
+        rows = hyper.bind(self.X, self._in_rows, of_targets)
+        if rows.blocks and self._several:
+            raise ValueError(
+                f"y must be one-dimensional where {rows.blocks[0].name} is a hyperparameter, found "
+                f"shape {self.y.shape}"
+            )
         penalty = hyper.Block("penalty", self._strengths()["n_groups"], _arrays.logarithms)
         self._blocks = [penalty, *rows.blocks]
         self._free_targets = rows.free_targets
-        if rows.blocks:
+        if rows.blocks or self._part:
             return self._hyper_model(handle, rows)
+        loss, y = self._for_core(False)
         return _core.LinearModel(
-            *(handle, self.y, self._weights),
-            loss=self._loss,
+            *(handle, y, self._weights),
+            loss=loss,
             classes=self._classes,
             **self._strengths(),
         )
@@ -90,12 +96,9 @@ class LinearModel(NativeObjective):
 
     def _hyper_model(self, handle: Any, rows: hyper.Blocks) -> _core.HyperModel:
         """The same with blocks of λ in the rows."""
-        w, n = self._weights, len(self.y)
-        loss, y = self._loss, self.y
-        if rows.targets and self._soft_targets and self._soft_targets[0] != loss:
-            loss, y = self._soft_targets[0], (1.0 + y) / 2.0
+        loss, y = self._for_core(rows.targets is not None)
         return _core.HyperModel(
-            *(handle, y, w / w.sum() if w.size else np.full(n, 1.0 / n)),
+            *(handle, y, self._coefficients()),
             loss=loss,
             weights=rows.weights,
             inputs=rows.inputs,
@@ -103,6 +106,16 @@ class LinearModel(NativeObjective):
             classes=self._classes,
             **self._strengths(),
         )
+
+    def _coefficients(self) -> np.ndarray:
+        w, n = self._weights, len(self.y)
+        if self._part:
+            return w
+        return w / w.sum() if w.size else np.full(n, 1.0 / n)
+
+    def _for_core(self, soft: bool) -> tuple[str, np.ndarray]:
+        """The name of the loss and y as the core has them: of `soft` targets where λ is among them."""
+        return self._loss, self.y
 
     @staticmethod
     def _untrainable(y: np.ndarray, intercept: bool, classes: np.ndarray) -> str:
@@ -174,7 +187,7 @@ class LeastSquares(LinearModel):
     """
 
     _loss = "squared"
-    _soft_targets = "squared", "identity"
+    _of_lam = "identity"
 
 
 class Poisson(LinearModel):
@@ -214,12 +227,20 @@ class Logistic(LinearModel):
 
     _loss = "logistic"
     _stratified = True
-    _soft_targets = "soft logistic", "sigmoid"
+    _of_lam = "sigmoid"
     _targets = staticmethod(_arrays.labels)
+
+    def _for_core(self, soft: bool) -> tuple[str, np.ndarray]:
+        return ("soft logistic", (1.0 + self.y) / 2.0) if soft else (self._loss, self.y)
 
     @staticmethod
     def _untrainable(y: np.ndarray, intercept: bool, classes: np.ndarray) -> str:
         return "holds one class only" if np.all(y == y[0]) else ""
+
+
+_CLASSES = """Labels 0, 1, …, K − 1; or soft labels, of shape (n, K): for each row a distribution over
+        the classes, as a teacher or label smoothing gives it (of sum 1 within 1e-3; it is divided by its
+        sum). With hyperparameters, not one class only, rows of weight 0 left out."""
 
 
 class Softmax(LinearModel):
@@ -228,14 +249,18 @@ class Softmax(LinearModel):
     f(θ, λ) = (1/n) Σ_i s_i [log Σ_c exp(z_ic) − z_{{i,y_i}}] + ½ Σ_jc (fixed + exp λ_j) W_jc²,
     Z = X W, with θ = W.ravel() for W of shape (p [+ 1], K): a row for each column of X, whose classes
     share a strength, and with an intercept one more, which is not penalised.
-{_PARAMETERS.format(y="Labels 0, 1, …, K − 1. With hyperparameters, not one class only.")}
+{_PARAMETERS.format(y=_CLASSES)}
     Other Parameters
     ----------------
     n_classes : int, optional
-        K, where y may lack the last classes; by default the largest label plus one.
+        K, where y may lack the last classes; by default the largest label plus one, or the columns of
+        y.
 
     Notes
     -----
+    Of a soft label y_i the loss is log Σ_c exp(z_ic) − y_iᵀz_i: the mean over labels drawn from it. H
+    does not depend on y.
+
     A constant added to all entries of a row of W that is not penalised changes nothing: with an
     intercept H is singular, in a direction that is known. θ⋆ is then the minimum that has as much of
     that direction as the θ that training started from, and q the solution of H q = ∇θg without any,
@@ -257,8 +282,8 @@ class Softmax(LinearModel):
 
     _loss = "softmax"
     _stratified = True
-
-    _targets = staticmethod(_arrays.class_labels)
+    _of_lam = "shares"
+    _targets = staticmethod(_classes.targets)
 
     def __init__(
         self,
@@ -273,7 +298,7 @@ class Softmax(LinearModel):
         n_classes: int | None = None,
         n_threads: int | None = None,
     ):
-        self._classes = _arrays.n_classes(y, n_classes)
+        self._classes = _classes.number(y, n_classes)
         super().__init__(
             X,
             y,
@@ -290,9 +315,13 @@ class Softmax(LinearModel):
         """K."""
         return self._classes
 
+    def _for_core(self, soft: bool) -> tuple[str, np.ndarray]:
+        y = _classes.one_hot(self.y, self._classes) if soft else self.y
+        return self._loss, y.ravel()
+
     @staticmethod
     def _untrainable(y: np.ndarray, intercept: bool, classes: np.ndarray) -> str:
-        counts = np.bincount(y.astype(np.intp), minlength=classes.size)
+        counts = _classes.counts(y, classes.size)
         if np.count_nonzero(counts) == 1:
             return "holds one class only"
         if intercept and not counts.all():

@@ -36,9 +36,11 @@ class Transform:
 
     Notes
     -----
-    T(X; λ) is evaluated once per λ and kept, in float64. An error in `vjp` makes a wrong gradient with
-    a small error estimate; `check_hypergrad` finds it. No guaranteed bound is known (`error_bound` is
-    inf).
+    T(X; λ) is evaluated once per λ and kept, in float64. Of a minibatch, ``f.rows(idx)``, the functions
+    are given its rows as X: each row must be transformed by itself.
+
+    An error in `vjp` makes a wrong gradient with a small error estimate; `check_hypergrad` finds it. No
+    guaranteed bound is known (`error_bound` is inf).
 
     References
     ----------
@@ -80,6 +82,10 @@ class Transform:
             X.shape[1],
             self.n_lam,
         ), Block("inputs", self.n_lam, anything)
+
+    def _of(self, rows: np.ndarray, shape: tuple[int, int]) -> Transform:
+        """For some rows of such an X: the same."""
+        return self
 
     @staticmethod
     def _call(what: str, shape: tuple[int, ...], function: Any, *given: Any) -> np.ndarray:
@@ -125,6 +131,9 @@ class Affine:
         made, block = Transform(value, vjp, 2 * p, jvp)._bind(X)
         return made, block._replace(refuse=partial(_scales, p))
 
+    def _of(self, rows: np.ndarray, shape: tuple[int, int]) -> Affine:
+        return self
+
     def __repr__(self) -> str:
         return "Affine()"
 
@@ -166,9 +175,27 @@ class Noise:
     def __init__(self, per: str = "all", rng: Any = 0):
         self.per = _arrays.choice(per, "per", ("all", "feature"))
         self._rng = _arrays.generator(rng, "rng")
+        self._drawn = np.empty((0, 0))  # for the last X, of which minibatches take their rows
+        self._part: np.ndarray | None = None  # in a minibatch, ξ of its rows
+
+    def _noise(self, shape: tuple[int, int]) -> np.ndarray:
+        if self._part is not None:
+            return self._part
+        drawn = self._drawn
+        if drawn.shape != shape:
+            drawn = self._drawn = copy.deepcopy(self._rng).standard_normal(shape)
+        return drawn
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_drawn": np.empty((0, 0))}
+
+    def _of(self, rows: np.ndarray, shape: tuple[int, int]) -> Noise:
+        part = copy.copy(self)
+        part._part = self._noise(shape)[rows]
+        return part
 
     def _bind(self, X: Any) -> tuple[Any, Block]:
-        noise = copy.deepcopy(self._rng).standard_normal(X.shape)
+        noise = self._noise(X.shape)
         size = 1 if self.per == "all" else X.shape[1]
 
         def value(X: Any, lam: np.ndarray) -> np.ndarray:

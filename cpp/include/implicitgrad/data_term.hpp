@@ -148,8 +148,8 @@ std::shared_ptr<const DataTerm> make_row_term(std::shared_ptr<const Matrix> x,
                                               std::vector<double> coefficients, std::string loss,
                                               bool intercept, int n_threads);
 
-/// The softmax loss: y holds labels 0 … classes − 1, and θ of a fold is W by rows, W (p +
-/// intercept) × classes.
+/// The softmax loss: y holds labels 0 … classes − 1, or for each row, one after another, its
+/// distribution over the classes; θ of a fold is W by rows, W (p + intercept) × classes.
 std::shared_ptr<const DataTerm> make_softmax_term(std::shared_ptr<const Matrix> x,
                                                   std::vector<double> y, index classes,
                                                   std::vector<double> weights, bool intercept,

@@ -19,7 +19,8 @@
 
 namespace implicitgrad {
 
-/// Rows as given: y for the loss, of so many classes if it is "softmax", and the b_i.
+/// Rows as given: y for the loss, of so many classes if it is "softmax" (labels, or shares row
+/// after row), and the b_i.
 struct fixed_rows {
   std::shared_ptr<const Matrix> x;
   std::vector<double> y, coefficients;

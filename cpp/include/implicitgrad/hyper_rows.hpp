@@ -24,8 +24,8 @@ struct hyper_blocks {
   std::optional<row_map> targets;
 
   index n_lam() const;
-  /// Throws std::invalid_argument where a block does not fit so many rows.
-  void check(index rows) const;
+  /// Throws std::invalid_argument where a block does not fit so many rows and entries of y.
+  void check(index rows, index entries) const;
 };
 
 class hyper_rows {
@@ -55,8 +55,8 @@ class hyper_rows {
   /// The size of the terms of the inputs' part of Cᵀq, as far as products tell.
   double input_scale(const LossRows& rows, const double* q) const;
 
-  /// ‖(∂c/∂λ)ᵀ v‖ ≤ ‖gains ∘ v‖ for numbers v_i of the rows; and the same of c_i ∂y_i/∂λ. Empty
-  /// where these are not λ's.
+  /// ‖(∂c/∂λ)ᵀ v‖ ≤ ‖gains ∘ v‖ for numbers v_i of the rows; and the same of c_i ∂y_i/∂λ for
+  /// numbers of the entries of targets. Empty where these are not λ's.
   std::vector<double> weight_gains() const;
   std::vector<double> target_gains() const;
 
@@ -66,6 +66,10 @@ class hyper_rows {
 
  private:
   std::vector<double> input_products(const LossRows& rows, const double* q) const;
+  /// Entries of a target.
+  index outputs() const {
+    return blocks_.targets->size() / static_cast<index>(coefficients_.size());
+  }
 
   const hyper_blocks& blocks_;
   const std::vector<double>& fixed_;

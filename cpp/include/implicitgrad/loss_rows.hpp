@@ -1,6 +1,8 @@
 // The rows of a data term one by one, at one θ: what hyperparameters that enter by the rows
 // (weights, targets, inputs; hyper_blocks.hpp) need of a model, and all that they know of it.
-// ℓ_i(θ) is the loss of row i, with input x_i and target y_i, without a coefficient.
+// ℓ_i(θ) is the loss of row i, with input x_i and target y_i, without a coefficient. A target is
+// one number, or as many as the model has outputs; what belongs to targets has the entries of a row
+// next to each other, n · outputs in all.
 //
 // A model whose rows may be hyperparameters implements these verbs.
 #pragma once
@@ -14,8 +16,8 @@
 
 namespace implicitgrad {
 
-/// How large a vector v_i(θ) of each row may be, for the certificate: ∇θℓ_i, or its derivative in
-/// y_i.
+/// How large a vector v_i(θ) of each row may be, for the certificate: ∇θℓ_i; or, of each entry of
+/// its target, the derivative of that.
 struct row_sizes {
   std::vector<double> size;      // ‖v_i‖ is at most this,
   std::vector<double> rounding;  // and known to ε times so much, beyond a few ε of its size
@@ -23,8 +25,8 @@ struct row_sizes {
   // With h_i = ∇²ℓ_i: |v_iᵀu| ≤ energy_i √(uᵀh_i u), and ‖∂v_i[d]ᵀq‖ ≤ bend_i √(dᵀh_i d) ‖q‖.
   std::vector<double> energy, bend;
 
-  explicit row_sizes(index rows)
-      : size(static_cast<std::size_t>(rows)),
+  explicit row_sizes(index vectors)
+      : size(static_cast<std::size_t>(vectors)),
         rounding(size),
         rate(size),
         energy(size),
@@ -46,7 +48,7 @@ class LossRows {
   /// out = Σ_i u_i ∇θℓ_i. Cost: as of products.
   virtual void sum(const double* u, double* out) const = 0;
 
-  // The same of their derivatives in y_i.
+  // The same of their derivatives in the entries of y_i.
 
   virtual void target_slopes(double* out) const = 0;
   virtual void target_products(const_block q, block out) const = 0;

@@ -53,10 +53,11 @@ struct mlp_architecture {
   void lay_out();
 };
 
-/// Rows of a network. Of the verbs of targets it has those of one output with the squared loss.
+/// Rows of a network. It has the verbs of targets, but for labels.
 ///
 /// Cost, in flops per weight and row (in the first layer): values, none; products 4 (2); sum 4 (2);
-/// norms and input_slopes 2 (0 and 2); input_products 10 (8); input_sum 14 (10).
+/// norms and input_slopes 2 (0 and 2); input_products 10 (8); input_sum 14 (10). Of targets as
+/// much, and for target_slopes 2 in the last layer alone.
 class NetworkRows : public LossRows {
  public:
   /// ‖∇θℓ_i‖₂.
@@ -72,7 +73,7 @@ class NetworkLinearization : public HyperLinearization {
 /// Its linearisations are NetworkLinearization.
 ///
 /// `x` is a dense_matrix<double> or <float>; y has a class 0 … outputs − 1 for each row (softmax),
-/// or outputs targets, row-major; `weights` are the c_i.
+/// or outputs targets, row-major: for softmax a distribution; `weights` are the c_i.
 std::shared_ptr<Objective> make_mlp(std::shared_ptr<const mlp_architecture> architecture,
                                     std::shared_ptr<const Matrix> x, std::vector<double> y,
                                     std::vector<double> weights, int n_threads);

@@ -157,6 +157,45 @@ IMPLICITGRAD_KERNEL double softmax_first(index rows, index width, T* z, const T*
   return value;
 }
 
+/// The same of distributions y: p − y = p (1 − y) − y (1 − p), where what is left of one is the sum
+/// of the others if that is the smaller part.
+template <class T>
+IMPLICITGRAD_KERNEL double shares_first(index rows, index width, T* z, const T* bias,
+                                        const double* y, const double* c, T* p, double* sums) {
+  double value = 0.0;
+  for (index i = 0; i < rows; ++i) {
+    T *row = z + i * width, *chance = p + i * width;
+    const double* share = y + i * width;
+    double most = -HUGE_VAL, total = 0.0, gap = 0.0, few_p = 0.0, few_y = 0.0;
+    for (index j = 0; j < width; ++j) {
+      row[j] += bias[j];
+      most = std::max(most, static_cast<double>(row[j]));
+    }
+#pragma omp simd reduction(+ : total, gap)
+    for (index j = 0; j < width; ++j) {
+      const double below = static_cast<double>(row[j]) - most, e = vector_exp(below);
+      chance[j] = static_cast<T>(e);
+      total += e;
+      gap -= share[j] * below;
+    }
+    value += c[i] * (std::log(total) + gap);
+    const double over = 1.0 / total;
+#pragma omp simd reduction(+ : few_p, few_y)
+    for (index j = 0; j < width; ++j) {
+      const double q = static_cast<double>(chance[j]) * over;
+      few_p += q > 0.5 ? 0.0 : q;
+      few_y += share[j] > 0.5 ? 0.0 : share[j];
+    }
+    for (index j = 0; j < width; ++j) {
+      const double q = static_cast<double>(chance[j]) * over, t = share[j];
+      const double g = c[i] * (q * (t > 0.5 ? few_y : 1.0 - t) - t * (q > 0.5 ? few_p : 1.0 - q));
+      chance[j] = static_cast<T>(q), row[j] = static_cast<T>(g);
+      sums[j] += g;
+    }
+  }
+  return value;
+}
+
 template <class T>
 IMPLICITGRAD_KERNEL void softmax_second(index rows, index width, T* z, const T* bias, const T* p,
                                         const double* c, double* sums) {
@@ -228,8 +267,9 @@ activation_kernels<T> activation(std::string_view name) {
 }
 
 template <class T>
-loss_kernels<T> output_loss(std::string_view name) {
-  if (name == "softmax") return {true, true, softmax_first<T>, softmax_second<T>};
+loss_kernels<T> output_loss(std::string_view name, bool labels) {
+  if (name == "softmax")
+    return {true, labels, labels ? softmax_first<T> : shares_first<T>, softmax_second<T>};
   require(name == "squared", "loss must be 'softmax' or 'squared'");
   return {false, false, squared_first<T>, squared_second<T>};
 }
@@ -246,8 +286,8 @@ IMPLICITGRAD_KERNEL void add_column_squares(index rows, index width, const T* a,
 
 template activation_kernels<double> activation(std::string_view);
 template activation_kernels<float> activation(std::string_view);
-template loss_kernels<double> output_loss(std::string_view);
-template loss_kernels<float> output_loss(std::string_view);
+template loss_kernels<double> output_loss(std::string_view, bool);
+template loss_kernels<float> output_loss(std::string_view, bool);
 template void add_column_squares(index, index, const double*, double*);
 template void add_column_squares(index, index, const float*, double*);
 

@@ -51,9 +51,10 @@ struct loss_kernels {
                  double* sums);
 };
 
-/// "softmax": ℓ = log Σ_k e^{z_k} − z_y; "squared": ℓ = ½ ‖z − y‖².
+/// "softmax": ℓ = log Σ_k e^{z_k} − yᵀz, y being a distribution over the classes or, of `labels`,
+/// that of the one class; "squared": ℓ = ½ ‖z − y‖².
 template <class T>
-loss_kernels<T> output_loss(std::string_view name);
+loss_kernels<T> output_loss(std::string_view name, bool labels);
 
 /// squares += Σ_rows a².
 template <class T>

@@ -1,7 +1,7 @@
-// The softmax loss ℓ(z, y) = log Σ_a e^{z_a} − z_y over a run of rows, with p_a = e^{z_a} / Σ_b
-// e^{z_b}:
+// The softmax loss ℓ(z, y) = log Σ_a e^{z_a} − yᵀz over a run of rows, y being a distribution over
+// the classes, or e_c for the label c; with p_a = e^{z_a} / Σ_b e^{z_b}:
 //
-//   ∇ℓ = p − e_y,      ∇²ℓ v = p ∘ (v − pᵀv)      (diag(p) − ppᵀ, of which nothing is formed).
+//   ∇ℓ = p − y,      ∇²ℓ v = p ∘ (v − pᵀv)      (diag(p) − ppᵀ, of which nothing is formed).
 //
 // Nothing cancels where the model is sure of a row: the largest probability is never taken from
 // one, and v counts from its value at that class, where it matters: a constant in v changes
@@ -22,10 +22,17 @@ struct class_rows {
   double even;
 };
 
-/// p ← the probabilities at the margins z; z ← c ∘ ∇ℓ; slopes_a += Σ_i c_i (∂ℓ_i/∂z_a)² unless that
-/// is null; returns Σ_i c_i ℓ_i. Labels y are 0, 1, … as doubles. Cost: about 60 flops a class and
-/// row.
-double evaluate_softmax(const class_rows& rows, const double* y, double* p, double* slopes);
+/// Targets from a row on: a label 0, 1, … as a double for each, or `shares`, row after row.
+struct class_targets {
+  const double* first;
+  bool shares = false;
+};
+
+/// p ← the probabilities at the margins z; z ← c ∘ ∇ℓ; slopes_a += Σ_i c_i s_ia² unless that is
+/// null, s_ia being |∂ℓ_i/∂z_a| or what that is rounded to; values_i ← ℓ_i unless null; returns
+/// Σ_i c_i ℓ_i. Cost: about 60 flops a class and row.
+double evaluate_softmax(const class_rows& rows, const class_targets& y, double* p, double* slopes,
+                        double* values = nullptr);
 
 /// z ← c ∘ ∇²ℓ z. Cost: 6 flops a class and row, all of it in cache.
 void multiply_softmax(const class_rows& rows, const double* p);
