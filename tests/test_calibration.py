@@ -21,9 +21,11 @@ PROBLEMS = 2500
 LANED = 400
 # Problems beyond these that were successes with wrong numbers: parts of a Newton step that cancelled
 # in the one number that was asked for (6629, 6635, 7880), an H by finite differences that is off by
-# more than its smallest eigenvalue (7691), and a step of CG that its next one corrects by a thirtieth.
-ONCE_FALSE = (6629, 6635, 7691, 7880)
-ONCE_FALSE_IN_LANE = ((647, "jacobi"),)
+# more than its smallest eigenvalue (7691), residuals of a user's function that cancel in its gradient
+# (21913), a step of CG that its next one corrects by a thirtieth (647), and a direction that is lost in
+# the sketch's rounding, so that CG never goes there (20427).
+ONCE_FALSE = (6629, 6635, 7691, 7880, 21913)
+ONCE_FALSE_IN_LANE = ((647, "jacobi"), (20427, "gram"), (20427, "sketch"))
 
 
 @pytest.fixture(scope="module")

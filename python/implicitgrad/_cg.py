@@ -16,6 +16,7 @@ from .linearization import NativeLinearization
 
 # What a solve gains, in nats, when its cost is foreseen: the logarithm of its last residual.
 NATS = 16.0
+SINGLE = float(np.finfo(np.float32).eps)
 # Preconditioners that an objective of the library keeps between solves.
 KEPT = ("auto", "jacobi", "sketch", "gram")
 
@@ -35,14 +36,16 @@ class CG:
 
     def worst_condition(self, at: Any) -> float:
         """A limit on the condition number of the preconditioned Hessian, from the penalty:
-        H ⪰ diag(strength). 1 where there is none, and only the solve's Ritz values can tell."""
-        if self.strong:
-            return 1.0
+        H ⪰ diag(strength). 1 where there is none, and only the solve's Ritz values can tell.
+
+        A sketch is formed in single precision, and off by so much of H scaled to a unit diagonal: in a
+        direction of a smaller curvature it may be any multiple of H, and a solve need not go there."""
         strength = getattr(at, "strength", None)
         if strength is None or not strength.min() > 0 or self.diagonal is None:
             return 1.0
-        size: Any = self.diagonal if self._m is not None else np.max(self.diagonal)
-        return float(np.max(size / strength))
+        size: Any = self.diagonal if self.strong or self._m is not None else np.max(self.diagonal)
+        limit = float(np.max(size / strength))
+        return 1.0 + SINGLE * limit if self.strong else limit
 
     @property
     def strong(self) -> bool:
@@ -59,7 +62,7 @@ class CG:
         """The residual of q that should make the hypergradient accurate to tol: a small residual
         hides an error that is larger by up to √condition in energy."""
         if self.strong:
-            return max(1e-13, 0.3 * tol)
+            return max(1e-13, tol * min(0.3, 1 / math.sqrt(self.worst_condition(at))))
         return max(1e-13, tol * min(0.1, 1 / math.sqrt(self.worst_condition(at))))
 
     def energy(self, v: np.ndarray) -> float:
