@@ -139,7 +139,10 @@ _STRATEGIES = {
 FIXED_TERMS = ("neumann terms", "identity")
 # Those that end when they are told to, and keep their q: no refusal counts against them.
 AS_ASKED = (*FIXED_TERMS, "neumann certify", "identity certify", "cg stop", "cg stop callable")
-UNABLE = (*AS_ASKED, "cg maxiter", "cg damping", "cholesky damping", "callable loose")
+UNABLE = (
+    *(*AS_ASKED, "cg stop kronecker", "cg maxiter", "callable loose"),
+    *("cg damping", "cholesky damping", "cg gauss-newton"),  # another system than H q = b
+)
 
 
 def strategy(rng, source, kind):

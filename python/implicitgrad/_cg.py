@@ -42,10 +42,18 @@ class CG:
         direction of a smaller curvature it may be any multiple of H, and a solve need not go there."""
         strength = getattr(at, "strength", None)
         if strength is None or not strength.min() > 0 or self.diagonal is None:
-            return 1.0
+            return self.spread
         size: Any = self.diagonal if self.strong or self._m is not None else np.max(self.diagonal)
         limit = float(np.max(size / strength))
-        return 1.0 + SINGLE * limit if self.strong else limit
+        return 1.0 + SINGLE * limit if self.strong else max(limit, self.spread)
+
+    @property
+    def spread(self) -> float:
+        """The range of eigenvalues that a preconditioner made of H's own parts evens out: that of H, or
+        an estimate from below. Residuals are measured as CG alone measures them, so that a small one
+        hides as large an error."""
+        layered = isinstance(self._m, _core.KroneckerPreconditioner)
+        return self._m.largest / self._m.smallest if layered else 1.0
 
     @property
     def strong(self) -> bool:
@@ -109,6 +117,14 @@ class CG:
             self._kept = self.at.preconditioner(named, self.seed)
             self._kept.prepare(hess, NATS)
             return 0
+        if named == "kronecker":
+            layered = isinstance(self.at, NativeLinearization)
+            self._m = self.at.kronecker(getattr(hess, "shift", 0.0)) if layered else None
+            if self._m is None:
+                raise ValueError(
+                    "preconditioner = 'kronecker' is for networks: f has no layers to make it of"
+                )
+            return 0
         if named in ("sketch", "gram"):
             raise ValueError(
                 f"preconditioner = {given!r} needs one of the library's objectives, undamped"
@@ -141,7 +157,7 @@ class CG:
             self._least = min(self._least, report.least)
         return Solution(
             *(x, report.status, report.residual, report.iterations, report.products),
-            *(span(report), report.condition, report.least, checkpoint),
+            *(span(report), report.condition * self.spread, report.least, checkpoint),
         )
 
     def _run(self, hess: Any, b: np.ndarray, rtol: list[float], *rest: Any) -> Any:
@@ -160,13 +176,7 @@ class Nystrom(CG):
 
     @property
     def spread(self) -> float:
-        """The range of eigenvalues that the preconditioner evens out."""
         return self._m.largest / self._m.smallest if self._m.rank > 0 else 1.0
-
-    def worst_condition(self, at: Any) -> float:
-        # That of H, or an estimate from below: residuals are measured as CG alone measures them, so
-        # that a small one hides as large an error.
-        return max(super().worst_condition(at), self.spread)
 
     def setup(self, hess: Any) -> int:
         if not (isinstance(self.preconditioner, str) and self.preconditioner == "auto"):
@@ -192,7 +202,6 @@ class Nystrom(CG):
         recompute: bool = True,  # always, here
     ) -> Solution:
         solution = super().solve(hess, b, rtol, x0, checkpoint_rtol)
-        solution.condition *= self.spread
         if (self._m.rank == 0 and self._m.verdict == "positive") or solution.status == "non_finite":
             return solution
         # Preconditioned directions may all lie where H is flat: the sketch knows its size.
@@ -213,7 +222,7 @@ def _as_operator(value: Any) -> Any:
     if callable(value):
         return _Applied(value)
     raise TypeError(
-        f"preconditioner must be 'auto', 'jacobi', 'none', an operator or a function, found {value!r}"
+        f"preconditioner must be a name, an operator or a function, found {value!r}"
     )
 
 

@@ -90,9 +90,9 @@ def _noise(
 def at_rounding(
     point: Any, q: np.ndarray, solver: Any, curvature: tuple[float, float]
 ) -> bool:
-    """Whether ∇θf is no more than its own rounding error."""
+    """Whether ∇θf is no more than its own error."""
     noise = _noise(point, q, solver, curvature, True)
-    return bool(point.stationarity <= EPS * norm(noise[:, 1]))
+    return bool(point.stationarity <= EPS * norm(noise[:, 1]) + point.noise[0].jac)
 
 
 def _worth_a_look(point: Any, curvature: tuple[float, float]) -> bool:

@@ -306,11 +306,11 @@ class MLP(NativeObjective):
 
 @cache
 def use_blas() -> None:
-    """Hand the core the matrix products of SciPy's BLAS."""
-    from scipy.linalg import cython_blas
+    """Hand the core the matrix products of SciPy's BLAS, and the eigenvalues of its LAPACK."""
+    from scipy.linalg import cython_blas, cython_lapack
 
-    functions = cython_blas.__pyx_capi__
-    if not _core.set_blas(functions["dgemm"], functions["sgemm"]):
+    blas, lapack = cython_blas.__pyx_capi__, cython_lapack.__pyx_capi__
+    if not _core.set_blas(blas["dgemm"], blas["sgemm"], lapack["dsyevd"]):
         raise ImportError("SciPy's BLAS has integers of another width than MLP can use")
 
 
