@@ -5,6 +5,7 @@
 // Cost: (in + 1)² flops a row and layer for A; for G, K times 2 out (out + out of the next layer).
 #include <cmath>
 #include <type_traits>
+#include <utility>
 
 #include "implicitgrad/gram.hpp"
 #include "implicitgrad/runtime.hpp"
@@ -14,10 +15,9 @@ namespace implicitgrad {
 
 namespace {
 
-/// G += EᵀE for the rows of a block, by way of a buffer for float; energies += the rows' squares.
+/// G += EᵀE for the rows of a block, by way of a buffer for float.
 template <class T>
-void add_squares(const panel<T>& e, index rows, std::vector<T>& buffer, std::vector<double>& g,
-                 double* energies) {
+void add_squares(const panel<T>& e, index rows, std::vector<T>& buffer, std::vector<double>& g) {
   const index n = e.width();
   if constexpr (std::is_same_v<T, double>) {
     gemm(n, n, rows, e.operand(0).t(), e.operand(0), 1.0, g.data(), n);
@@ -26,11 +26,6 @@ void add_squares(const panel<T>& e, index rows, std::vector<T>& buffer, std::vec
     gemm(n, n, rows, e.operand(0).t(), e.operand(0), T(0), buffer.data(), n);
     for (std::size_t i = 0; i < g.size(); ++i) g[i] += static_cast<double>(buffer[i]);
   }
-  for (index i = 0; i < rows; ++i)
-    for (index j = 0; j < n; ++j) {
-      const auto x = static_cast<double>(e.from(i)[j]);
-      energies[i] += x * x;
-    }
 }
 
 }  // namespace
@@ -46,15 +41,26 @@ std::optional<kronecker_curvature> mlp_linearization<T>::kronecker() const {
   found.strength.resize(jac_.size());
   const std::vector<double> ones(jac_.size(), 1.0);
   penalty_.add_product(ones.data(), found.strength.data());
-  for (const auto& at : layers) {
+
+  double total = 0.0;
+  for (const double c : d.weights) total += c;
+  std::vector<double> root(d.weights.size());
+  for (std::size_t i = 0; i < root.size(); ++i) root[i] = std::sqrt(d.weights[i] / total);
+  for (index l = 1; l <= depth; ++l) {
+    const auto& at = layers[l - 1];
     const index in = at.in + 1;
-    found.blocks.push_back({at.weights, in, at.out, {}, {}});
-    found.blocks.back().a.resize(static_cast<std::size_t>(in * in));
-    found.blocks.back().g.resize(static_cast<std::size_t>(at.out * at.out));
+    kronecker_block block{at.weights, in, at.out, {}, {}};
+    block.a.resize(static_cast<std::size_t>(in * in));
+    block.g.resize(static_cast<std::size_t>(at.out * at.out));
+    if (l == 1) {
+      weighted_gram<float>(*d.x, true, root.data(), ones.data(), block.a.data(), d.n_threads);
+    } else {
+      const dense_matrix<T> rows(activations_[l - 1].from(0), n, at.in, at.in, layout::row_major);
+      weighted_gram<float>(rows, true, root.data(), ones.data(), block.a.data(), d.n_threads);
+    }
+    found.blocks.push_back(std::move(block));
   }
 
-  std::vector<std::vector<double>> energies(layers.size());  // c_i Σ_k ‖g_ik‖² of each layer
-  for (auto& of_layer : energies) of_layer.resize(static_cast<std::size_t>(n));
   auto work = d.workspaces.take();
   make_room(*work);
   const panel<T>& out = work->rz.back();
@@ -72,26 +78,10 @@ std::optional<kronecker_curvature> mlp_linearization<T>::kronecker() const {
       }
       r_backward(begin, rows, nullptr, nullptr, deltas_, begin, nullptr, *work);
       for (index l = 1; l <= depth; ++l)
-        add_squares(l == depth ? out : work->rg[l], rows, buffer, found.blocks[l - 1].g,
-                    energies[l - 1].data() + begin);
+        add_squares(l == depth ? out : work->rg[l], rows, buffer, found.blocks[l - 1].g);
     }
   }
   d.workspaces.give(std::move(work));
-
-  for (index l = 1; l <= depth; ++l) {
-    std::vector<double>& root = energies[l - 1];
-    double total = 0.0;
-    for (const double e : root) total += e;
-    for (double& e : root) e = total > 0.0 ? std::sqrt(e / total) : 0.0;
-    double* a = found.blocks[l - 1].a.data();
-    if (l == 1) {
-      weighted_gram<float>(*d.x, true, root.data(), ones.data(), a, d.n_threads);
-    } else {
-      const index width = layers[l - 1].in;
-      const dense_matrix<T> rows(activations_[l - 1].from(0), n, width, width, layout::row_major);
-      weighted_gram<float>(rows, true, root.data(), ones.data(), a, d.n_threads);
-    }
-  }
   return found;
 }
 

@@ -79,6 +79,7 @@ class NativeLinearization(Linearization):
     """A linearisation that lives in the core; its operators are made when they are asked for."""
 
     noise: Noise = EXACT
+    theta_norm = 0.0  # ‖θ‖₂
 
     def __init__(self, core: Any, kept: Any = None):
         self._core = core
