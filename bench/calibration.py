@@ -6,10 +6,10 @@
     python bench/calibration.py --one 1234
 
 Problems, oracles and counts come from generator.py, generator_networks.py, generator_lanes.py,
-oracle.py, oracle_networks.py and scoring.py in tests/. True errors are known up to the oracle's own error, which is measured: a verdict (missed,
-violated, false) is given only where that leaves no doubt, ratios only where the true error is above
-four times it, and problems where it exceeds a tenth of what it is to judge are listed as "oracle too
-coarse".
+oracle.py, oracle_networks.py and scoring.py in tests/. True errors are known up to the oracle's own
+error, which is measured: a verdict (missed, violated, false) is given only where that leaves no doubt,
+ratios only where the true error is above four times it, and problems where it exceeds a tenth of what it
+is to judge are listed as "oracle too coarse".
 """
 
 import argparse
@@ -161,7 +161,9 @@ def replay(seed, run):
         print(f"  {name:12} {value}")
     inner = problem.inner
     if hasattr(inner, "widths"):
-        print(f"  {inner.widths}, {len(inner.X)} rows, outer {len(problem.outer.X)}, lam {problem.lam}")
+        print(
+            f"  {inner.widths}, {len(inner.X)} rows, outer {len(problem.outer.X)}, lam {problem.lam}"
+        )
     elif hasattr(inner, "X"):
         n, p = inner.X.shape
         print(f"  inner {inner.loss} {n} x {p}, outer {problem.outer.X.shape}, lam {problem.lam}")

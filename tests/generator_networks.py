@@ -57,7 +57,9 @@ def draw_network(seed):
     way = pick(asked, OWN_WAYS)
     if way:
         method, how = way, {"name": "cg"}
-        options = {"curvature": "gauss_newton"} if "gauss" in way else {"preconditioner": "kronecker"}
+        options = (
+            {"curvature": "gauss_newton"} if "gauss" in way else {"preconditioner": "kronecker"}
+        )
         if "stop" in way:
             how.update(stop=10 ** asked.uniform(-8, -1), absolute=True)
     tol = None if asked.random() < 0.3 else 10 ** asked.uniform(-10, -1)
@@ -142,9 +144,7 @@ def _swapped(rng, inner):
     def of(unit):
         begin = p * width
         out = begin + width + after * unit
-        return np.concatenate(
-            [np.arange(p) * width + unit, [begin + unit], out + np.arange(after)]
-        )
+        return np.concatenate([np.arange(p) * width + unit, [begin + unit], out + np.arange(after)])
 
     image = np.eye(size)
     if odd:

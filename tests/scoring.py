@@ -173,9 +173,9 @@ def run(seed, keep=False, draw=draw):
 def _belonging(problem, oracle, theta):
     """The oracle of the minimum that this θ belongs to, None if there is none: a Newton step from afar
     may have led to another than was drawn, and a point beside a saddle has one below it."""
-    if oracle is not None and problem.kind == "linear":
-        if norm(theta - double(oracle.theta)) <= NEAR * norm(oracle.theta):
-            return oracle
+    known = oracle is not None and problem.kind == "linear"
+    if known and norm(theta - double(oracle.theta)) <= NEAR * norm(oracle.theta):
+        return oracle
     try:
         return problem.oracle(theta)
     except np.linalg.LinAlgError:

@@ -82,10 +82,10 @@ def constructed(net, theta, lam, shift):
     return M
 
 
-@pytest.mark.parametrize("dtype", (np.float64, np.float32))
-@pytest.mark.parametrize("weighted", (False, True))
-@pytest.mark.parametrize("per", ("layer", "parameter"))
-@pytest.mark.parametrize(("loss", "activation"), (("softmax", "tanh"), ("squared", "softplus")))
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("per", ["layer", "parameter"])
+@pytest.mark.parametrize(("loss", "activation"), [("softmax", "tanh"), ("squared", "softplus")])
 def test_it_is_the_inverse_of_its_definition(loss, activation, per, weighted, dtype):
     net, theta, lam = network(loss, per, dtype, activation, weighted)
     M = constructed(net, theta, lam, SHIFT)

@@ -42,17 +42,17 @@ std::shared_ptr<mlp_architecture> make_architecture(std::vector<index> widths,
 }  // namespace
 
 void register_mlp(py::module_& m) {
-  m.def("set_blas", [](const py::capsule& dgemm, const py::capsule& sgemm,
-                       const py::capsule& dsyevd) {
-    constexpr auto gemm = "void (char *, char *, int *, int *, int *, ";
-    const blas_table table{function_in<gemm_function<double>>(dgemm, gemm),
-                           function_in<gemm_function<float>>(sgemm, gemm)};
-    const auto syevd = function_in<syevd_function>(dsyevd, "void (char *, char *, int *, ");
-    if (!table.dgemm || !table.sgemm || !syevd) return false;
-    set_blas(table);
-    set_syevd(syevd);
-    return true;
-  });
+  m.def("set_blas",
+        [](const py::capsule& dgemm, const py::capsule& sgemm, const py::capsule& dsyevd) {
+          constexpr auto gemm = "void (char *, char *, int *, int *, int *, ";
+          const blas_table table{function_in<gemm_function<double>>(dgemm, gemm),
+                                 function_in<gemm_function<float>>(sgemm, gemm)};
+          const auto syevd = function_in<syevd_function>(dsyevd, "void (char *, char *, int *, ");
+          if (!table.dgemm || !table.sgemm || !syevd) return false;
+          set_blas(table);
+          set_syevd(syevd);
+          return true;
+        });
   py::class_<mlp_architecture, std::shared_ptr<mlp_architecture>>(m, "MlpArchitecture")
       .def(py::init(&make_architecture), py::arg("widths"), py::arg("activation"), py::arg("loss"),
            py::arg("fixed"), py::arg("n_groups"), py::arg("group"));

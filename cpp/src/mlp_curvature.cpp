@@ -1,6 +1,7 @@
-// The Kronecker factors of a network's Gauss-Newton blocks (kronecker_curvature.hpp). √Λ has as many
-// rows as outputs: √c √p_k (e_k − p) for the softmax, whose squares sum to c (diag(p) − ppᵀ), and
-// √c e_k for the squared loss. Each takes a backward pass: the expectation over classes is exact.
+// The Kronecker factors of a network's Gauss-Newton blocks (kronecker_curvature.hpp). √Λ has as
+// many rows as outputs: √c √p_k (e_k − p) for the softmax, whose squares sum to c (diag(p) − ppᵀ),
+// and √c e_k for the squared loss. Each takes a backward pass: the expectation over classes is
+// exact.
 //
 // Cost: (in + 1)² flops a row and layer for A; for G, K times 2 out (out + out of the next layer).
 #include <cmath>

@@ -221,9 +221,7 @@ def _as_operator(value: Any) -> Any:
         return value
     if callable(value):
         return _Applied(value)
-    raise TypeError(
-        f"preconditioner must be a name, an operator or a function, found {value!r}"
-    )
+    raise TypeError(f"preconditioner must be a name, an operator or a function, found {value!r}")
 
 
 @dataclass

@@ -67,7 +67,9 @@ class CholeskyFactor(Operator):
 
 class KroneckerPreconditioner(Operator):
     @staticmethod
-    def of(at: Linearization, shift: float) -> KroneckerPreconditioner | None: ...  # None: no layers
+    def of(
+        at: Linearization, shift: float
+    ) -> KroneckerPreconditioner | None: ...  # None: no layers
     @property
     def smallest(self) -> float: ...
     @property

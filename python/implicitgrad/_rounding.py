@@ -87,9 +87,7 @@ def _noise(
     return point.rounding_noise(q, diagonal, noise_pattern(q.size), by_row)
 
 
-def at_rounding(
-    point: Any, q: np.ndarray, solver: Any, curvature: tuple[float, float]
-) -> bool:
+def at_rounding(point: Any, q: np.ndarray, solver: Any, curvature: tuple[float, float]) -> bool:
     """Whether ∇θf is no more than its own error."""
     noise = _noise(point, q, solver, curvature, True)
     return bool(point.stationarity <= EPS * norm(noise[:, 1]) + point.noise[0].jac)

@@ -1,12 +1,12 @@
 // The inverse of a network's Kronecker curvature, with the penalty, a shift and what the solver's
-// system has beside H added in the eigenbasis of the factors, A = U diag(α) Uᵀ, G = V diag(γ) Vᵀ. Of
-// these the diagonal there is kept: with S the strengths in the shape of the layer, biases last,
+// system has beside H added in the eigenbasis of the factors, A = U diag(α) Uᵀ, G = V diag(γ) Vᵀ.
+// Of these the diagonal there is kept: with S the strengths in the shape of the layer, biases last,
 //
 //   σ_jk = α_j γ_k + Σ_ab U_aj² S_ab V_bk² + shift,      M⁻¹ W = U [(Uᵀ W V) / σ] Vᵀ
 //
-// (T. George et al., "Fast approximate natural gradient descent in a Kronecker-factored eigenbasis",
-// NeurIPS 2018, take the diagonal of the curvature so). With one strength for all, that is
-// A ⊗ G + strength I but for biases.
+// (T. George et al., "Fast approximate natural gradient descent in a Kronecker-factored
+// eigenbasis", NeurIPS 2018, take the diagonal of the curvature so). With one strength for all,
+// that is A ⊗ G + strength I but for biases.
 #pragma once
 
 #include <vector>
