@@ -1,8 +1,8 @@
 """What a preconditioner saves in the damped Gauss-Newton system of a network on MNIST.
 
-784-128-10 after some steps of Adam: (G + damping I) q = ∇θg by CG to a relative residual of 1e-6,
+784-128-10 after 1000 steps of Adam: (G + damping I) q = ∇θg by CG to a relative residual of 1e-5,
 without a preconditioner, with the exact diagonal of G and with Kronecker factors of its layers: for one
-strength a layer and one a weight, spread over three decades. Seconds hold the making of the
+strength a layer, and for one a weight, spread over three decades. Seconds hold the making of the
 preconditioner, but for the diagonal, which NumPy makes here; they take turns in every round.
 
     python bench/bench_kronecker.py [--quick] [--rows 5000] [--rounds 3] [--data FOLDER] [--threads 2]
@@ -17,7 +17,7 @@ from typing import Any
 
 import _common
 
-HIDDEN, STRENGTH, DAMPINGS, RTOL = (128,), -7.0, (1e-1, 1e-2, 1e-3), 1e-6
+HIDDEN, STRENGTH, DAMPINGS, RTOL = (128,), -7.0, (1e-2, 1e-3, 1e-4), 1e-5
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def main() -> None:
         f"{'of none':>8} {'differs by':>10}"
     )
     report: list[dict[str, Any]] = []
-    for dtype, per in (("float64", "layer"), ("float64", "parameter"), ("float32", "layer")):
+    for dtype, per in (("float64", "layer"), ("float32", "parameter")):
         shape = {"hidden": hidden, "n_classes": 10, "n_threads": args.threads}
         data = X.astype(dtype)
         f = ig.MLP(data[:rows], y[:rows], penalty=ig.L2(per), **shape)
