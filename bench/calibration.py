@@ -1,14 +1,15 @@
 """How good the error estimates are, on any number of random problems.
 
     python bench/calibration.py --problems 100000 --processes 2 --picture calibration.png
+    python bench/calibration.py --networks --problems 3000
     python bench/calibration.py --lanes --problems 20000
     python bench/calibration.py --one 1234
 
-Problems, oracle and counts come from generator.py, generator_lanes.py, oracle.py and scoring.py in
-tests/. True errors are known up to the oracle's own error, which is measured: a verdict (missed,
-violated, false) is given only where that leaves no doubt, ratios only where the true error is above
-four times it, and problems where it exceeds a tenth of what it is to judge are listed as "oracle too
-coarse".
+Problems, oracles and counts come from generator.py, generator_networks.py, generator_lanes.py,
+oracle.py, oracle_networks.py and scoring.py in tests/. True errors are known up to the oracle's own
+error, which is measured: a verdict (missed, violated, false) is given only where that leaves no doubt,
+ratios only where the true error is above four times it, and problems where it exceeds a tenth of what it
+is to judge are listed as "oracle too coarse".
 """
 
 import argparse
@@ -34,6 +35,7 @@ CLASSES = (
     *("method", "source", "condition", "offset", "tol", "polish", "loss", "outer", "penalty"),
     *("ill by", "shape", "columns", "scales", "intercept", "weights", "status"),
     *("lane", "placed", "checked by", "size", "rows"),
+    *("at", "activation", "hidden layers", "precision"),
 )
 HEAD = (
     f"{'':28} {'n':>7} {'covered':>8} {'median':>7} {'above':>7} {'bounded':>8} {'broken':>6} "
@@ -151,14 +153,18 @@ def offenders(s, most):
     show("oracle too coarse", s.coarse, lambda r: r.oracle, (*both, "oracle"))
 
 
-def replay(seed):
+def replay(seed, run):
     """One problem with everything that is known about it."""
-    record, problem, oracle, result = scoring.run(seed, keep=True)
+    record, problem, oracle, result = run(seed, keep=True)
     print(f"seed {seed}: {problem.kind}, source {problem.source}")
     for name, value in record.traits.items():
         print(f"  {name:12} {value}")
     inner = problem.inner
-    if hasattr(inner, "X"):
+    if hasattr(inner, "widths"):
+        print(
+            f"  {inner.widths}, {len(inner.X)} rows, outer {len(problem.outer.X)}, lam {problem.lam}"
+        )
+    elif hasattr(inner, "X"):
         n, p = inner.X.shape
         print(f"  inner {inner.loss} {n} x {p}, outer {problem.outer.X.shape}, lam {problem.lam}")
     print(f"  method {problem.method!r} {problem.strategy}, tol {problem.tol}, {problem.options}")
@@ -226,14 +232,16 @@ def main():
     parser.add_argument(
         "--lanes", action="store_true", help="other problems, each by CG with every preconditioner"
     )
+    parser.add_argument("--networks", action="store_true", help="small networks, also at saddles")
     parser.add_argument("--one", type=int, metavar="SEED", help="replay one problem verbosely")
     args = parser.parse_args()
+    of_one = scoring.run_network if args.networks else scoring.run
     if args.one is not None:
-        replay(args.one)
+        replay(args.one, of_one)
         return
     started = time.perf_counter()
     seeds = range(args.seed, args.seed + args.problems)
-    run = scoring.run_lanes if args.lanes else scoring.run
+    run = scoring.run_lanes if args.lanes else of_one
     if args.processes > 1:
         with get_context("spawn").Pool(args.processes) as pool:
             found = list(pool.imap(run, seeds, chunksize=20))

@@ -8,12 +8,12 @@ import numpy as np
 import implicitgrad as ig
 from designs import DEGENERATE, design, low_rank, pick, scale, targets
 from implicitgrad import solvers
-from oracle import Data, Double, QuadraticData, model, norm
+from oracle import Data, Double, Oracle, QuadraticData, norm
 
 
 def callables(data, given):
     """The objective as Python functions, of which only those in `given` are passed on."""
-    m = model(data, Double)
+    m = data.model(Double)
     functions = {
         "fun": lambda t, x: float(m.at(x).value(t)),
         "jac": lambda t, x: m.at(x).gradient(t),
@@ -63,6 +63,10 @@ class Problem:
         """How well θ⋆ is to be known, relative to its norm."""
         return max(1e-3 * self.offset, 1e-18) if self.relative else 1e-18
 
+    def oracle(self, theta=None):
+        """θ⋆ and dg/dλ, in extended precision; those that θ belongs to, where there are several."""
+        return Oracle(self)
+
     def objectives(self):
         if self.source == "native":
             return self.inner.native(), self.outer.native()
@@ -92,7 +96,7 @@ class Problem:
         if "stop" in how:
             level = how["stop"]
             if how["absolute"]:
-                b = model(self.outer, Double).at(self.lam).gradient(theta)
+                b = self.outer.model(Double).at(self.lam).gradient(theta)
                 options["stop"] = max(np.nan_to_num(level * norm(b), posinf=0.0), 1e-300)
             else:
                 options["stop"] = lambda state: state.residual <= level
@@ -135,10 +139,13 @@ _STRATEGIES = {
 FIXED_TERMS = ("neumann terms", "identity")
 # Those that end when they are told to, and keep their q: no refusal counts against them.
 AS_ASKED = (*FIXED_TERMS, "neumann certify", "identity certify", "cg stop", "cg stop callable")
-UNABLE = (*AS_ASKED, "cg maxiter", "cg damping", "cholesky damping", "callable loose")
+UNABLE = (
+    *(*AS_ASKED, "cg stop kronecker", "cg maxiter", "callable loose"),
+    *("cg damping", "cholesky damping", "cg gauss-newton"),  # another system than H q = b
+)
 
 
-def _strategy(rng, source, kind):
+def strategy(rng, source, kind):
     shares = {}
     for label, (share, name, _) in _STRATEGIES.items():
         if name is None or name in solvers.METHODS:
@@ -197,7 +204,7 @@ def draw(seed):
     direction = where.standard_normal(inner.n_theta)
     direction /= norm(direction)
 
-    method, options, how = _strategy(asked, source, kind)
+    method, options, how = strategy(asked, source, kind)
     values = source in ("values", "outer values")
     default = asked.random() < 0.3 or values
     tol = None if default else 10 ** asked.uniform(-10, -1)

@@ -104,6 +104,9 @@ class Data:
     def n_lam(self):
         return int(self.labels.max()) + 1
 
+    def model(self, kit):
+        return (Softmax if self.loss == "Softmax" else Model)(self, kit)
+
     def native(self):
         penalty = None if self.penalty is None else ig.L2(self.penalty, fixed=self.fixed)
         given = {"n_classes": self.classes} if self.loss == "Softmax" else {}
@@ -360,6 +363,9 @@ class QuadraticData:
     B: np.ndarray
     loss: str = "Quadratic"
 
+    def model(self, kit):
+        return Quadratic(self, kit)
+
     @property
     def n_theta(self):
         return self.B.shape[0]
@@ -367,12 +373,6 @@ class QuadraticData:
     @property
     def n_lam(self):
         return self.B.shape[1]
-
-
-def model(data, kit):
-    if isinstance(data, QuadraticData):
-        return Quadratic(data, kit)
-    return (Softmax if data.loss == "Softmax" else Model)(data, kit)
 
 
 # --- The oracle --------------------------------------------------------------------------------
@@ -384,8 +384,8 @@ class Oracle:
     def __init__(self, problem):
         self.problem = problem
         lam, inner, outer = problem.lam, problem.inner, problem.outer
-        self.low = model(inner, Double).at(lam)
-        self.f, self.g = model(inner, Long).at(lam), model(outer, Long).at(lam)
+        self.low = inner.model(Double).at(lam)
+        self.f, self.g = inner.model(Long).at(lam), outer.model(Long).at(lam)
         self.sharp = False
         self.theta = self._train()
         self.condition, self.scaled_condition = self.factor.conditions()
@@ -494,8 +494,8 @@ class Oracle:
         self.sharp = True
         with localcontext(prec=DIGITS):
             lam = self.problem.lam
-            self.f = model(self.problem.inner, Decimals).at(lam)
-            self.g = model(self.problem.outer, Decimals).at(lam)
+            self.f = self.problem.inner.model(Decimals).at(lam)
+            self.g = self.problem.outer.model(Decimals).at(lam)
             self.theta = Decimals.array(self.theta)
             self._finish()
 

@@ -1,7 +1,8 @@
 """The library's answers to random problems beside the exact ones, and the counts.
 
 `run` draws the problem of a seed (generator.py), solves it (oracle.py), asks the library and
-compares; `run_lanes` does it for CG with each preconditioner (generator_lanes.py); `summarise` counts.
+compares; `run_network` does it for networks (generator_networks.py, oracle_networks.py), `run_lanes`
+for CG with each preconditioner (generator_lanes.py); `summarise` counts.
 """
 
 import copy
@@ -19,6 +20,7 @@ import numpy as np
 import implicitgrad as ig
 from generator import FIXED_TERMS, UNABLE, draw
 from generator_lanes import LANES, draw_lanes
+from generator_networks import NetworkProblem, draw_network
 from implicitgrad import _core, solvers
 from implicitgrad.linearization import NativeLinearization
 from oracle import (
@@ -26,11 +28,9 @@ from oracle import (
     EPS,
     Decimals,
     Double,
-    Oracle,
     Quadratic,
     QuadraticData,
     double,
-    model,
     norm,
 )
 
@@ -43,6 +43,8 @@ GOALS = {
     "refused": 0.01,  # of those where success was attainable
     "infinite": 0.02,  # of the estimates, where the theorem applies and no fixed number of terms
 }
+
+NEAR = 1e-6  # so far from θ⋆, relative to it, θ is beyond doubt near it
 
 
 @dataclass
@@ -117,7 +119,7 @@ class Record:
 
     @property
     def fixed_terms(self):
-        return self.traits["method"] in FIXED_TERMS
+        return self.traits["method"] in FIXED_TERMS or self.traits.get("checked by") == "none"
 
 
 def decade(x, step=1):
@@ -137,7 +139,12 @@ def offset_class(problem, offset):
     return "> 1e-01"
 
 
-def run(seed, keep=False):
+def run_network(seed, keep=False):
+    """`run` for a network."""
+    return run(seed, keep, draw_network)
+
+
+def run(seed, keep=False, draw=draw):
     """Draw, solve exactly, ask the library, compare. With `keep`, also (problem, oracle, result)."""
     problem = draw(seed)
     started = time.perf_counter()
@@ -149,7 +156,7 @@ def run(seed, keep=False):
     result = None
     started = time.perf_counter()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _forced(0, problem.strategy.get("own", False)):
             warnings.simplefilter("error")
             result = ig.implicit_grad(f, g, theta, problem.lam, tol=problem.tol, **call)
     except Exception as error:  # a crash is a finding, and must not end the run
@@ -157,8 +164,22 @@ def run(seed, keep=False):
     record.seconds = time.perf_counter() - started
     if result is not None:
         with np.errstate(all="ignore"):
+            if isinstance(problem, NetworkProblem):
+                oracle = _belonging(problem, oracle, result.theta)
             _compare(record, problem, oracle, result)
     return (record, problem, oracle, result) if keep else record
+
+
+def _belonging(problem, oracle, theta):
+    """The oracle of the minimum that this θ belongs to, None if there is none: a Newton step from afar
+    may have led to another than was drawn, and a point beside a saddle has one below it."""
+    known = oracle is not None and problem.kind == "linear"
+    if known and norm(theta - double(oracle.theta)) <= NEAR * norm(oracle.theta):
+        return oracle
+    try:
+        return problem.oracle(theta)
+    except np.linalg.LinAlgError:
+        return None
 
 
 def run_lanes(seed, lanes=LANES):
@@ -204,8 +225,10 @@ def _forced(rows, own):
             at._kept[kind, seed] = _core.KeptPreconditioner(kind, seed, rows)
         return at._kept[kind, seed]
 
-    def same(solver, *rest):
-        return solver if isinstance(solver, solvers.CG) else checker(solver, *rest)
+    def same(solver, hess, at, solution, as_asked):
+        if isinstance(at, NativeLinearization):
+            return solver if isinstance(solver, solvers.CG) and not as_asked else solvers.CG(at=at)
+        return checker(solver, hess, at, solution, as_asked)
 
     with ExitStack() as stack:
         if rows:
@@ -226,7 +249,7 @@ def _prepare(problem):
     }
     record = Record(problem.seed, traits, applies=False, attainable=False)
     try:
-        oracle = Oracle(problem) if problem.kind != "singular" else None
+        oracle = problem.oracle() if problem.kind != "singular" else None
     except np.linalg.LinAlgError:
         oracle = None
     star = oracle.theta if oracle else _least_norm(problem)
@@ -235,7 +258,7 @@ def _prepare(problem):
     theta = double(star) + reach * problem.direction
     with localcontext(prec=DIGITS):
         record.offset = norm(star - _like(theta, star)) / (size or 1.0)
-    low = model(problem.inner, Double).at(problem.lam)
+    low = problem.inner.model(Double).at(problem.lam)
     if oracle:
         record.condition, record.scaled_condition = oracle.condition, oracle.scaled_condition
         # Beyond this, double precision cannot tell H from a singular matrix, whatever the scaling.
@@ -244,6 +267,8 @@ def _prepare(problem):
         record.floor = oracle.floor()
         record.plain = _plain(problem, oracle, low)
         record.far = record.offset > 1e-12 and _far(low, theta)
+        if not low.convex and record.applies:  # a minimum, seen from where H may be indefinite
+            record.applies = bool(np.linalg.eigvalsh(low.hess(theta))[0] > 0)
     traits["offset"] = offset_class(problem, record.offset)
     traits["condition"] = decade(record.condition)
     method, options = problem.call(low, theta)
@@ -264,7 +289,7 @@ def _least_norm(problem):
 def _plain(problem, oracle, low):
     """What a textbook double-precision computation at θ⋆ gets."""
     theta = double(oracle.theta)
-    outer = model(problem.outer, Double).at(problem.lam)
+    outer = problem.outer.model(Double).at(problem.lam)
     try:
         q = np.linalg.solve(low.hess(theta), outer.gradient(theta))
     except np.linalg.LinAlgError:
@@ -295,7 +320,7 @@ def _compare(record, problem, oracle, result):
     # The accuracy asked for, from the contract: atol defaults to 64 ε (‖direct‖ + ‖|C|ᵀ|q|‖).
     atol = problem.options.get("atol")
     if atol is None:
-        at = model(problem.inner, Double).at(problem.lam)
+        at = problem.inner.model(Double).at(problem.lam)
         terms = (
             abs(at.B).T @ abs(result.adjoint)
             if isinstance(at, Quadratic)
@@ -325,6 +350,7 @@ def _compare(record, problem, oracle, result):
         and record.condition <= 1e8
         and tol >= 1e-6 * (1 - 1e-12)
         and problem.source in ("native", "wrapped", "callables")
+        and record.traits.get("precision") != "float32"
     )
 
 

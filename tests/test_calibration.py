@@ -15,20 +15,29 @@ import reference
 import scoring
 from designs import DEGENERATE
 from generator_lanes import LANES
+from generator_networks import draw_network
 from scoring import GOALS
 
 PROBLEMS = 2500
 LANED = 400
+NETWORKS = 150
 # Problems beyond these that were successes with wrong numbers: parts of a Newton step that cancelled
 # in the one number that was asked for (6629, 6635, 7880), an H by finite differences that is off by
-# more than its smallest eigenvalue (7691), and a step of CG that its next one corrects by a thirtieth.
-ONCE_FALSE = (6629, 6635, 7691, 7880)
-ONCE_FALSE_IN_LANE = ((647, "jacobi"),)
+# more than its smallest eigenvalue (7691), residuals of a user's function that cancel in its gradient
+# (21913), a step of CG that its next one corrects by a thirtieth (647), and a direction that is lost in
+# the sketch's rounding, so that CG never goes there (20427).
+ONCE_FALSE = (6629, 6635, 7691, 7880, 21913)
+ONCE_FALSE_IN_LANE = ((647, "jacobi"), (20427, "gram"), (20427, "sketch"))
 
 
 @pytest.fixture(scope="module")
 def records():
     return [scoring.run(seed) for seed in range(PROBLEMS)]
+
+
+@pytest.fixture(scope="module")
+def networks():
+    return [scoring.run_network(seed) for seed in range(NETWORKS)]
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +135,49 @@ def test_every_preconditioner_of_cg_meets_the_goals(lanes, lane):
     assert not of.false_success_3, f"false: {seeds(of.false_success_3)}"
     assert of.refused_share <= GOALS["refused"], f"refused: {seeds(of.refused)}"
     assert of.infinite_share <= GOALS["infinite"], f"infinite: {seeds(of.infinite)}"
+
+
+def test_networks_at_their_minima(networks):
+    of = scoring.summarise([r for r in networks if r.traits["at"] == "minimum"])
+    assert of.success > 0.3 * of.n and of.attainable > 0.05 * of.n
+    assert not of.raised, [(r.seed, r.raised) for r in of.raised]
+    assert of.covered >= 0.98, f"missed: {seeds(of.missed)}"
+    assert GOALS["median"][0] <= of.median_above <= GOALS["median"][1]
+    assert not of.bound_violated, f"violated: {seeds(of.bound_violated)}"
+    assert not of.false_success, f"false: {seeds(of.false_success)}"
+    assert of.refused_share <= GOALS["refused"], f"refused: {seeds(of.refused)}"
+    assert of.infinite_share <= GOALS["infinite"], f"infinite: {seeds(of.infinite)}"
+
+
+def test_networks_at_saddles_are_told_so(networks):
+    of = [r for r in networks if r.traits["at"] == "saddle"]
+    assert len(of) > 0.05 * NETWORKS
+    assert not any(r.success or r.raised for r in of), seeds([r for r in of if r.success])
+    asked_to_stop = {1}  # by a number of terms or an iteration limit, before that was seen
+    for r in of:
+        assert r.status in {2, 3, 4} | asked_to_stop, (r.seed, r.status)
+
+
+def test_the_oracle_of_networks_against_differences():
+    """Its gradient by differences of its value, and its products by those of its gradient."""
+    compared = 0
+    for seed in range(12):
+        problem = draw_network(seed)
+        if problem.inner.activation == "relu":  # a difference may cross a kink
+            continue
+        f = problem.inner.model(exactly.Long).at(problem.lam)
+        rng = np.random.default_rng(seed)
+        theta, v = rng.standard_normal((2, problem.inner.n_theta)).astype(np.longdouble)
+        step = np.longdouble(1e-6)
+        ahead, behind = theta + step * v, theta - step * v
+        slope = (f.value(ahead) - f.value(behind)) / (2 * step)
+        assert abs(slope - f.gradient(theta) @ v) <= 1e-9 * (1 + abs(slope))
+        product = (f.gradient(ahead) - f.gradient(behind)) / (2 * step)
+        assert exactly.norm(product - f.product(theta, v)) <= 1e-9 * (1 + exactly.norm(product))
+        flipped = f.flipped().gradient(theta[::-1])[::-1]
+        assert exactly.norm(flipped - f.gradient(theta)) <= 1e-15 * exactly.norm(f.gradient(theta))
+        compared += 1
+    assert compared > 5
 
 
 def test_oracle_is_not_the_limit(summary):

@@ -80,7 +80,7 @@ def test_against_extended_precision():
                 continue
             oracle.sharpen()
             star = exactly.double(oracle.theta)
-            low = exactly.model(problem.inner, exactly.Double).at(problem.lam)
+            low = problem.inner.model(exactly.Double).at(problem.lam)
             reach = problem.offset * (exactly.norm(star) if problem.relative else 1.0)
             theta = star + reach * problem.direction
             method, options = problem.call(low, theta)

@@ -9,19 +9,20 @@
 
 #include "arrays.hpp"
 #include "implicitgrad/blas.hpp"
+#include "implicitgrad/symmetric_eigen.hpp"
 #include "register.hpp"
 
 namespace implicitgrad::python {
 
 namespace {
 
-/// The function in a capsule of SciPy's whose name is its signature; null where that has integers
-/// of another width.
-template <class T>
-gemm_function<T> function_in(const py::capsule& capsule) {
+/// The function in a capsule of SciPy's whose name is its signature; null where that begins in
+/// another way, say with integers of another width.
+template <class Function>
+Function function_in(const py::capsule& capsule, const char* begin) {
   const std::string signature = capsule.name();
-  if (signature.rfind("void (char *, char *, int *, int *, int *, ", 0) != 0) return nullptr;
-  return reinterpret_cast<gemm_function<T>>(capsule.get_pointer<void>());
+  if (signature.rfind(begin, 0) != 0) return nullptr;
+  return reinterpret_cast<Function>(capsule.get_pointer<void>());
 }
 
 using labels = py::array_t<index, py::array::c_style | py::array::forcecast>;
@@ -41,12 +42,17 @@ std::shared_ptr<mlp_architecture> make_architecture(std::vector<index> widths,
 }  // namespace
 
 void register_mlp(py::module_& m) {
-  m.def("set_blas", [](const py::capsule& dgemm, const py::capsule& sgemm) {
-    const blas_table table{function_in<double>(dgemm), function_in<float>(sgemm)};
-    if (!table.dgemm || !table.sgemm) return false;
-    set_blas(table);
-    return true;
-  });
+  m.def("set_blas",
+        [](const py::capsule& dgemm, const py::capsule& sgemm, const py::capsule& dsyevd) {
+          constexpr auto gemm = "void (char *, char *, int *, int *, int *, ";
+          const blas_table table{function_in<gemm_function<double>>(dgemm, gemm),
+                                 function_in<gemm_function<float>>(sgemm, gemm)};
+          const auto syevd = function_in<syevd_function>(dsyevd, "void (char *, char *, int *, ");
+          if (!table.dgemm || !table.sgemm || !syevd) return false;
+          set_blas(table);
+          set_syevd(syevd);
+          return true;
+        });
   py::class_<mlp_architecture, std::shared_ptr<mlp_architecture>>(m, "MlpArchitecture")
       .def(py::init(&make_architecture), py::arg("widths"), py::arg("activation"), py::arg("loss"),
            py::arg("fixed"), py::arg("n_groups"), py::arg("group"));

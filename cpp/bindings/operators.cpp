@@ -3,9 +3,11 @@
 #include <utility>
 
 #include "arrays.hpp"
+#include "implicitgrad/objective.hpp"
 #include "implicitgrad/operator.hpp"
 #include "implicitgrad/solvers/cholesky.hpp"
 #include "implicitgrad/solvers/jacobi.hpp"
+#include "implicitgrad/solvers/kronecker.hpp"
 #include "implicitgrad/solvers/nystrom.hpp"
 #include "implicitgrad/solvers/shifted.hpp"
 #include "register.hpp"
@@ -90,7 +92,8 @@ void register_operators(py::module_& m) {
   py::class_<callback_operator, Operator, std::shared_ptr<callback_operator>>(m, "CallbackOperator")
       .def(py::init<py::function, index>());
   py::class_<shifted_operator, Operator, std::shared_ptr<shifted_operator>>(m, "ShiftedOperator")
-      .def(py::init<std::shared_ptr<Operator>, double>());
+      .def(py::init<std::shared_ptr<Operator>, double>())
+      .def_property_readonly("shift", &shifted_operator::shift);
   py::class_<jacobi_preconditioner, Operator, std::shared_ptr<jacobi_preconditioner>>(
       m, "JacobiPreconditioner")
       .def_static("of",
@@ -127,6 +130,20 @@ void register_operators(py::module_& m) {
         py::gil_scoped_release release;
         return f.curvature_max();
       });
+  py::class_<kronecker_preconditioner, Operator, std::shared_ptr<kronecker_preconditioner>>(
+      m, "KroneckerPreconditioner")
+      .def_static(
+          "of",
+          [](const HyperLinearization& at,
+             double shift) -> std::shared_ptr<kronecker_preconditioner> {
+            py::gil_scoped_release release;
+            auto curvature = at.kronecker();
+            if (!curvature) return nullptr;
+            return std::make_shared<kronecker_preconditioner>(std::move(*curvature), shift);
+          },
+          py::arg("at"), py::arg("shift"))
+      .def_property_readonly("smallest", &kronecker_preconditioner::smallest)
+      .def_property_readonly("largest", &kronecker_preconditioner::largest);
   py::class_<nystrom_preconditioner, Operator, std::shared_ptr<nystrom_preconditioner>>(
       m, "NystromPreconditioner")
       .def(py::init([](const Operator& a, index rank, std::uint64_t seed) {

@@ -26,6 +26,7 @@ class hyper_mlp_linearization : public HyperLinearization {
   const Operator& hess() const override { return own_->hess(); }
   const Operator& system() const override { return own_->system(); }
   const Operator* gauss_newton() const override { return own_->gauss_newton(); }
+  std::optional<kronecker_curvature> kronecker() const override { return own_->kronecker(); }
   std::vector<double> gradient_terms(bool by_row) const override {
     return own_->gradient_terms(by_row);
   }

@@ -1,9 +1,10 @@
 // One network linearised; mlp.cpp has the passes that build it, mlp_products.cpp those of its
-// products.
+// products, mlp_curvature.cpp those of its Kronecker factors.
 #pragma once
 
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "implicitgrad/blas.hpp"
@@ -103,6 +104,7 @@ class mlp_linearization : public NetworkLinearization {
   const Operator& hess() const override { return hess_; }
   const Operator& system() const override { return system_; }
   const Operator* gauss_newton() const override { return &gauss_newton_; }
+  std::optional<kronecker_curvature> kronecker() const override;
   void cross(const_block u, block out) const override {
     for (index c = 0; c < u.cols; ++c) penalty_.cross(u.col(c), out.col(c));
   }

@@ -26,6 +26,7 @@ from ._core import negligible, norm
 from ._rounding import (
     EPS,
     NOISE_RTOL,
+    at_rounding,
     gradient_noise,
     left_by_rounding,
     noise_energy,
@@ -143,6 +144,8 @@ def certify(
             return answer(math.inf, "non_finite", nhev)
 
         contraction = _contraction(point, s, there, s_next) if far or inexact else 0.0
+        if far and contraction >= 0.25:  # unless rounding is all that is left to shrink
+            far = not at_rounding(there, q, solver, curvature)
         if far and (contraction >= 0.25 or there.blind):
             return answer(math.inf, "newton", nhev)
         if not far:

@@ -16,6 +16,7 @@ from .linearization import NativeLinearization
 
 # What a solve gains, in nats, when its cost is foreseen: the logarithm of its last residual.
 NATS = 16.0
+SINGLE = float(np.finfo(np.float32).eps)
 # Preconditioners that an objective of the library keeps between solves.
 KEPT = ("auto", "jacobi", "sketch", "gram")
 
@@ -35,14 +36,24 @@ class CG:
 
     def worst_condition(self, at: Any) -> float:
         """A limit on the condition number of the preconditioned Hessian, from the penalty:
-        H ⪰ diag(strength). 1 where there is none, and only the solve's Ritz values can tell."""
-        if self.strong:
-            return 1.0
+        H ⪰ diag(strength). 1 where there is none, and only the solve's Ritz values can tell.
+
+        A sketch is formed in single precision, and off by so much of H scaled to a unit diagonal: in a
+        direction of a smaller curvature it may be any multiple of H, and a solve need not go there."""
         strength = getattr(at, "strength", None)
         if strength is None or not strength.min() > 0 or self.diagonal is None:
-            return 1.0
-        size: Any = self.diagonal if self._m is not None else np.max(self.diagonal)
-        return float(np.max(size / strength))
+            return self.spread
+        size: Any = self.diagonal if self.strong or self._m is not None else np.max(self.diagonal)
+        limit = float(np.max(size / strength))
+        return 1.0 + SINGLE * limit if self.strong else max(limit, self.spread)
+
+    @property
+    def spread(self) -> float:
+        """The range of eigenvalues that a preconditioner made of H's own parts evens out: that of H, or
+        an estimate from below. Residuals are measured as CG alone measures them, so that a small one
+        hides as large an error."""
+        layered = isinstance(self._m, _core.KroneckerPreconditioner)
+        return self._m.largest / self._m.smallest if layered else 1.0
 
     @property
     def strong(self) -> bool:
@@ -59,7 +70,7 @@ class CG:
         """The residual of q that should make the hypergradient accurate to tol: a small residual
         hides an error that is larger by up to √condition in energy."""
         if self.strong:
-            return max(1e-13, 0.3 * tol)
+            return max(1e-13, tol * min(0.3, 1 / math.sqrt(self.worst_condition(at))))
         return max(1e-13, tol * min(0.1, 1 / math.sqrt(self.worst_condition(at))))
 
     def energy(self, v: np.ndarray) -> float:
@@ -106,6 +117,14 @@ class CG:
             self._kept = self.at.preconditioner(named, self.seed)
             self._kept.prepare(hess, NATS)
             return 0
+        if named == "kronecker":
+            layered = isinstance(self.at, NativeLinearization)
+            self._m = self.at.kronecker(getattr(hess, "shift", 0.0)) if layered else None
+            if self._m is None:
+                raise ValueError(
+                    "preconditioner = 'kronecker' is for networks: f has no layers to make it of"
+                )
+            return 0
         if named in ("sketch", "gram"):
             raise ValueError(
                 f"preconditioner = {given!r} needs one of the library's objectives, undamped"
@@ -138,7 +157,7 @@ class CG:
             self._least = min(self._least, report.least)
         return Solution(
             *(x, report.status, report.residual, report.iterations, report.products),
-            *(span(report), report.condition, report.least, checkpoint),
+            *(span(report), report.condition * self.spread, report.least, checkpoint),
         )
 
     def _run(self, hess: Any, b: np.ndarray, rtol: list[float], *rest: Any) -> Any:
@@ -157,13 +176,7 @@ class Nystrom(CG):
 
     @property
     def spread(self) -> float:
-        """The range of eigenvalues that the preconditioner evens out."""
         return self._m.largest / self._m.smallest if self._m.rank > 0 else 1.0
-
-    def worst_condition(self, at: Any) -> float:
-        # That of H, or an estimate from below: residuals are measured as CG alone measures them, so
-        # that a small one hides as large an error.
-        return max(super().worst_condition(at), self.spread)
 
     def setup(self, hess: Any) -> int:
         if not (isinstance(self.preconditioner, str) and self.preconditioner == "auto"):
@@ -189,7 +202,6 @@ class Nystrom(CG):
         recompute: bool = True,  # always, here
     ) -> Solution:
         solution = super().solve(hess, b, rtol, x0, checkpoint_rtol)
-        solution.condition *= self.spread
         if (self._m.rank == 0 and self._m.verdict == "positive") or solution.status == "non_finite":
             return solution
         # Preconditioned directions may all lie where H is flat: the sketch knows its size.
@@ -209,9 +221,7 @@ def _as_operator(value: Any) -> Any:
         return value
     if callable(value):
         return _Applied(value)
-    raise TypeError(
-        f"preconditioner must be 'auto', 'jacobi', 'none', an operator or a function, found {value!r}"
-    )
+    raise TypeError(f"preconditioner must be a name, an operator or a function, found {value!r}")
 
 
 @dataclass

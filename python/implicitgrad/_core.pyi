@@ -44,6 +44,8 @@ class CallbackOperator(Operator):
 
 class ShiftedOperator(Operator):
     def __init__(self, operator: Operator, shift: float, /) -> None: ...
+    @property
+    def shift(self) -> float: ...
 
 class JacobiPreconditioner(Operator):
     @staticmethod
@@ -62,6 +64,16 @@ class CholeskyFactor(Operator):
     def curvature_min(self) -> float: ...
     @property
     def curvature_max(self) -> float: ...
+
+class KroneckerPreconditioner(Operator):
+    @staticmethod
+    def of(
+        at: Linearization, shift: float
+    ) -> KroneckerPreconditioner | None: ...  # None: no layers
+    @property
+    def smallest(self) -> float: ...
+    @property
+    def largest(self) -> float: ...
 
 class NystromPreconditioner(Operator):
     def __init__(self, operator: Operator, rank: int, seed: int) -> None: ...
@@ -328,7 +340,7 @@ class HyperModelLinearization(LinearModelLinearization): ...
 
 # Networks. The capsules are SciPy's; False where their integers are not 32 bits wide.
 
-def set_blas(dgemm: object, sgemm: object, /) -> bool: ...
+def set_blas(dgemm: object, sgemm: object, dsyevd: object, /) -> bool: ...
 
 class MlpArchitecture:
     def __init__(

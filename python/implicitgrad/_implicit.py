@@ -100,10 +100,12 @@ def implicit_grad(
             "gauss_newton" solves with JᵀΛJ + diag(strength) in the place of a network's H, which is
             never indefinite; the bias is counted in the error, which takes a solve with H itself
             (unless certify is False).
-        preconditioner : {"auto", "jacobi", "sketch", "gram", "none"}, operator or callable
+        preconditioner : {"auto", "jacobi", "sketch", "gram", "kronecker", "none"}, operator or callable
             For CG: applies an approximation of H⁻¹. For the library's objectives, "sketch" factors a
             Hessian of sampled rows and "gram" one of all rows, in single precision (of order
             min(n, p)); "auto" starts with the diagonal, "jacobi", and takes a sketch where that pays.
+            For networks, "kronecker" makes one of layers' inputs and outputs [4]_, [5]_, which pays
+            where damping and penalty are weak; "auto" is "none" there.
         rank : int
             For "nystrom": how many random directions H is sketched with, one product each. By
             default 12, doubled up to 192 while that pays.
@@ -144,6 +146,10 @@ def implicit_grad(
            differentiation", AISTATS 2020.
     .. [3] Z. Frangella, J. A. Tropp, M. Udell, "Randomized Nyström preconditioning", SIAM J. Matrix
            Anal. Appl. 44 (2023).
+    .. [4] J. Martens, R. Grosse, "Optimizing neural networks with Kronecker-factored approximate
+           curvature", ICML 2015.
+    .. [5] T. George, C. Laurent, X. Bouthillier, N. Ballas, P. Vincent, "Fast approximate natural
+           gradient descent in a Kronecker-factored eigenbasis", NeurIPS 2018.
 
     Examples
     --------

@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from . import _arrays, hyper
+from ._core import norm
 from .linearization import NativeLinearization
 
 _NO_LAM = np.empty(0)
@@ -173,6 +174,7 @@ class NativeObjective:
     ) -> NativeLinearization:
         """A linearisation of the core, with the preconditioner of the training that ended there."""
         at = self._linearization(core, kept)
+        at.theta_norm = norm(theta)
         self._memory.last = self._key(theta, lam), at
         return at
 
@@ -189,6 +191,7 @@ class NativeObjective:
     ) -> NativeLinearization:
         hyper = lam if self.n_lam else _NO_LAM
         at = self._linearization(self._core.linearize(theta, hyper, remember))
+        at.theta_norm = norm(theta)
         if self._unchecked:
             self._passed(math.isfinite(at.fun) and bool(np.isfinite(at.jac).all()))
         return at

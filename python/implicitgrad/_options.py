@@ -14,7 +14,7 @@ from scipy.optimize import OptimizeWarning
 from . import _arrays
 
 CURVATURES = ("exact", "gauss_newton")
-PRECONDITIONERS = ("auto", "jacobi", "sketch", "gram", "none")
+PRECONDITIONERS = ("auto", "jacobi", "sketch", "gram", "kronecker", "none")
 
 _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     **dict.fromkeys(("maxiter", "rank", "terms"), partial(_arrays.integer, least=1)),

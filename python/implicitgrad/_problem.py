@@ -171,8 +171,11 @@ class Point:
         if native[0]:
             noise[1] = F._core.gradient_terms(by_row)
         else:
-            root = np.sqrt(np.abs(diagonal))  # Σ_k |H_jk θ_k|, as H_jk² ≤ H_jj H_kk
-            noise[1] = np.abs(self.gradient) + root * norm(root * self.theta)
+            # Σ_k |H_jk θ_k|, as H_jk² ≤ H_jj H_kk; and of a sum of squares f = ½ Σ r_i², such as f may
+            # be where θ explains little of the data, Σ_i |r_i ∂r_i/∂θ_j| ≤ √(2 f H_jj).
+            root = np.sqrt(np.abs(diagonal))
+            reach = norm(root * self.theta) + math.sqrt(2 * abs(float(F.fun)))
+            noise[1] = np.abs(self.gradient) + root * reach
         noise *= pattern
         return noise.T
 

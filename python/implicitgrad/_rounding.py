@@ -49,11 +49,8 @@ def left_by_rounding(
     `gain` is how a residual of norm one in q came out in the answer, `change` the rest of the error.
     What comes of noise in ∇θf is looked into only where a limit on it is more than a share of that.
     """
-    diagonal = solver.diagonal
-    if diagonal is None:
-        diagonal = np.full(q.size, curvature[1])
     for by_row in (False, True):
-        noise = point.rounding_noise(q, diagonal, noise_pattern(q.size), by_row)
+        noise = _noise(point, q, solver, curvature, by_row)
         in_residual = norm(noise[:, 0])
         found = 4 * point.rounding_level(q)
         d = None
@@ -78,6 +75,22 @@ def left_by_rounding(
         d, nhev = solution.x, solution.nhev
     further, products = _moved(problem, lam, point, q, solver, d)
     return found + further, nhev + products
+
+
+def _noise(
+    point: Any, q: np.ndarray, solver: Any, curvature: tuple[float, float], by_row: bool
+) -> Any:
+    """`Point.rounding_noise`, with the diagonal of H as far as it is known."""
+    diagonal = solver.diagonal
+    if diagonal is None:
+        diagonal = np.full(q.size, curvature[1])
+    return point.rounding_noise(q, diagonal, noise_pattern(q.size), by_row)
+
+
+def at_rounding(point: Any, q: np.ndarray, solver: Any, curvature: tuple[float, float]) -> bool:
+    """Whether ∇θf is no more than its own error."""
+    noise = _noise(point, q, solver, curvature, True)
+    return bool(point.stationarity <= EPS * norm(noise[:, 1]) + point.noise[0].jac)
 
 
 def _worth_a_look(point: Any, curvature: tuple[float, float]) -> bool:

@@ -79,10 +79,11 @@ class NativeLinearization(Linearization):
     """A linearisation that lives in the core; its operators are made when they are asked for."""
 
     noise: Noise = EXACT
+    theta_norm = 0.0  # ‖θ‖₂
 
     def __init__(self, core: Any, kept: Any = None):
         self._core = core
-        self._kept = {} if kept is None else {("auto", 0): kept}
+        self._kept: dict[tuple[str, float], Any] = {} if kept is None else {("auto", 0): kept}
         self.fun: float
         self.jac: np.ndarray
         self.jac_lam: np.ndarray
@@ -96,6 +97,14 @@ class NativeLinearization(Linearization):
         if (kind, seed) not in self._kept:
             self._kept[kind, seed] = _core.KeptPreconditioner(kind, seed)
         return self._kept[kind, seed]
+
+    def kronecker(self, shift: float) -> Any:
+        """That of the Hessian of a network plus `shift` times the identity, from its layers; None
+        where there are none."""
+        if ("kronecker", shift) not in self._kept:
+            made = _core.KroneckerPreconditioner.of(self._core, shift)
+            self._kept["kronecker", shift] = made
+        return self._kept["kronecker", shift]
 
     def forget(self) -> None:
         """Drop the preconditioners, which learn as they are used."""

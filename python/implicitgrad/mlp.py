@@ -19,6 +19,7 @@ ACTIVATIONS = ("tanh", "softplus", "relu", "identity")
 LOSSES = ("softmax", "squared")
 
 _SINGLE = float(np.finfo(np.float32).eps)
+ROUNDED = 0.25  # the root mean square of the errors of rounded numbers, in units of that
 
 
 class MLPLinearization(NativeLinearization):
@@ -41,13 +42,13 @@ class MLPLinearization(NativeLinearization):
 
     @cached_property
     def noise(self) -> Noise:  # type: ignore[override]
-        """What float32 leaves: of the gradient by the size of its terms, of products with H by what a
-        product with a random vector comes to. Estimates."""
+        """What float32 leaves: of the gradient by the size of its terms and what the rounding of θ makes
+        of it, of products with H by what a product with a random vector comes to. Estimates."""
         if not self.single:
             return EXACT
         v = np.random.default_rng(0).standard_normal(self.jac.size)
         hess = _core.norm(self._core.hess.apply(v)) / _core.norm(v)
-        jac = _core.norm(self._core.gradient_terms(False))
+        jac = _core.norm(self._core.gradient_terms(False)) + ROUNDED * hess * self.theta_norm
         of_lam = 0.0, 0.0
         if self.rows:
             scale = self._core.cross_transpose_and_scale(v)[1] / _core.norm(v)
@@ -273,11 +274,11 @@ class MLP(NativeObjective):
 
 @cache
 def use_blas() -> None:
-    """Hand the core the matrix products of SciPy's BLAS."""
-    from scipy.linalg import cython_blas
+    """Hand the core the matrix products of SciPy's BLAS, and the eigenvalues of its LAPACK."""
+    from scipy.linalg import cython_blas, cython_lapack
 
-    functions = cython_blas.__pyx_capi__
-    if not _core.set_blas(functions["dgemm"], functions["sgemm"]):
+    blas, lapack = cython_blas.__pyx_capi__, cython_lapack.__pyx_capi__
+    if not _core.set_blas(blas["dgemm"], blas["sgemm"], lapack["dsyevd"]):
         raise ImportError("SciPy's BLAS has integers of another width than MLP can use")
 
 

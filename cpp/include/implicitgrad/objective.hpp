@@ -2,8 +2,10 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
+#include "implicitgrad/kronecker_curvature.hpp"
 #include "implicitgrad/operator.hpp"
 
 namespace implicitgrad {
@@ -69,6 +71,9 @@ class HyperLinearization : public CrossLinearization {
   /// A positive semidefinite approximation of H that leaves out the model's own curvature, or null
   /// where that is H.
   virtual const Operator* gauss_newton() const { return nullptr; }
+
+  /// That approximation layer by layer in Kronecker products, or nothing where there are no layers.
+  virtual std::optional<kronecker_curvature> kronecker() const { return {}; }
 };
 
 class Objective {

@@ -14,6 +14,7 @@ class shifted_operator : public Operator {
       : a_(std::move(a)), shift_(shift) {}
 
   index size() const override { return a_->size(); }
+  double shift() const { return shift_; }
   void apply(const_block v, block out) const override {
     a_->apply(v, out);
     for (index i = 0; i < v.size(); ++i) out.data[i] += shift_ * v.data[i];
