@@ -43,7 +43,7 @@ def main() -> None:
     clock = _protocol.Clock()
     res = ig.minimize(
         *(f, g, 0.01 * np.random.default_rng(0).standard_normal(f.n_lam)),
-        options={**QUIET, "maxiter": STEPS},
+        options={**QUIET, "maxiter": 10 if args.quick else STEPS},
     )
     seconds = clock.stop()
     distilled = show("ten learned images", res.theta)
