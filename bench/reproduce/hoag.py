@@ -3,8 +3,9 @@
 Pedregosa (2016): ℓ2-regularised logistic regression, f = (1/n) Σ ℓ_i + ½ e^λ ‖θ‖² on one half of the
 rows, g the mean loss on the other, one λ in [−12, 12]. At step k θ is trained by L-BFGS to ‖∇f‖ ≤ ε_k
 and the adjoint found by CG to ‖∇g − Hq‖ ≤ ε_k, for n ε_k = 0.1/k², 0.1/k³, 0.1 · 0.9^k (n the rows: the
-published f and g are sums) or ε_k = 1e-12 ("exact", as far as rounding lets them). Published: the inexact ones reach a relative suboptimality of 1e-2
-sooner. Here their seconds to 1e-2 and 1e-4 of (g(λ_k) − g⋆) / (g(λ_0) − g⋆), λ_0 = 0, g(λ_k) evaluated
+published f and g are sums) or ε_k = 1e-12 ("exact", as far as rounding lets them). Published: the
+inexact ones reach a relative suboptimality of 1e-2 sooner. Here their seconds to 1e-2 and 1e-4 of
+(g(λ_k) − g⋆) / (g(λ_0) − g⋆), λ_0 = 0, g(λ_k) evaluated
 exactly and off the clock, and the products with H of the solves. A loop ends after 10 seconds; what it
 has not reached by then is a dash. Below them this library's own loops, which train by Newton's method
 (its products are counted): "L-BFGS-B" with tight fixed tolerances, and "inexact", whose tolerances
