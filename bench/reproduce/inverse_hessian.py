@@ -7,13 +7,12 @@ one hidden layer of 16 tanh units; both trained to their minimum, the true hyper
 the library. Also the Nyström inverse of Hataya and Yamada (2023), from K random columns of H and the
 damping ρ = 0.01 of their experiments. K products with H each (the last: K columns).
 
-Errata, each a row of the table:
+Errata, the first three as rows of the table:
 - Algorithm 3 as printed on arXiv leaves out the factor α of the sum (the AISTATS version has it).
 - Third-party code has p ← p − v for p ← p + v.
 - Hataya and Yamada print the Neumann sum from i = 1, without the identity's term.
-- The comparison published as code runs CG on the outer product of a gradient in place of H: of
-  rank one, so that its solution is along that gradient, whatever the number of steps. Here ∇g is
-  taken for it, which gives the cosine of the identity.
+- The comparison published as code runs CG on the outer product of the validation gradient in place of
+  H: of rank one, so that the solution is along ∇g, with the cosine of the identity, at any K.
 
     python bench/reproduce/inverse_hessian.py [--quick] [--data FOLDER]
 """
