@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 from scipy.special import expit
+
+import _files
 
 
 @dataclass
@@ -158,31 +158,16 @@ def diabetes_groups() -> np.ndarray:
     return np.array([0] * 10 + [1 if i == j else 2 for i, j in _pairs()])
 
 
-def data_folder(given: str | None) -> Path:
-    """Where the LIBSVM files are: what is given, $IMPLICITGRAD_DATA, or ../shared/data."""
-    default = Path(__file__).resolve().parents[2] / "shared" / "data"
-    return Path(given or os.environ.get("IMPLICITGRAD_DATA") or default)
-
-
 def a9a(folder: Path, seed: int) -> Split:
     """The publisher's own split, as it is; the features are 0 or 1."""
-    from sklearn.datasets import load_svmlight_file
-
-    parts = []
-    for name in ("a9a.gz", "a9a.t.gz"):
-        X, y = load_svmlight_file(str(folder / "a9a" / name), n_features=123)
-        parts += [scipy.sparse.csr_array(X), y]
-    return Split(*parts)
+    return Split(*_files.svm(folder / "a9a/a9a.gz", 123), *_files.svm(folder / "a9a/a9a.t.gz", 123))
 
 
 def basehock(folder: Path, seed: int) -> Split:
     """Counts of words as log(1 + count); all columns on the same scale."""
-    from sklearn.datasets import load_svmlight_file
-
-    X, y = load_svmlight_file(str(folder / "basehock" / "basehock.svm.gz"))
-    X.data = np.log1p(X.data)
-    X, X_test, y, y_test = _halves(X, np.where(y == y.max(), 1.0, -1.0), seed, True)
-    return Split(scipy.sparse.csr_array(X), y, scipy.sparse.csr_array(X_test), y_test)
+    X, y = _files.svm(folder / "basehock/basehock.svm.gz")
+    X, X_test, y, y_test = _halves(X.log1p(), y, seed, True)
+    return Split(X, y, X_test, y_test)
 
 
 def cases(folder: Path) -> dict[str, Case]:

@@ -13,7 +13,6 @@ there is. The same network with one fixed strength, trained by as many steps, st
 
 from __future__ import annotations
 
-import gzip
 import os
 import time
 import warnings
@@ -41,11 +40,9 @@ def main() -> None:
     parser.add_argument("--data", default=None, help="the folder that holds mnist/")
     args = parser.parse_args()
     _common.limit_threads(args.threads)
-    from _tuning_data import data_folder
+    from _files import data_folder
 
-    folder = data_folder(args.data) / "mnist"
-    if not folder.is_dir():
-        raise SystemExit(f"{folder} is missing: --data names the folder that holds mnist/")
+    folder = data_folder(args.data)
     quick = {"maxiter": 10, "check_maxiter": 20} if args.quick else {}
     report = [
         tune(folder, floor, {**OPTIONS, **checks, **quick}, args.threads)
@@ -54,27 +51,17 @@ def main() -> None:
     _common.write(args.json, {"threads": args.threads, "found": report})
 
 
-def images(folder: Path, name: str, rows: int) -> tuple[Any, Any]:
-    """Pixels in [0, 1] and labels, from files in the IDX format."""
-    import numpy as np
-
-    with gzip.open(folder / f"{name}-images-idx3-ubyte.gz") as file:
-        pixels = np.frombuffer(file.read(16 + 784 * rows), np.uint8, offset=16)
-    with gzip.open(folder / f"{name}-labels-idx1-ubyte.gz") as file:
-        labels = np.frombuffer(file.read(8 + rows), np.uint8, offset=8)
-    return pixels.reshape(rows, 784) / 255.0, labels.astype(np.int64)
-
-
 def tune(folder: Path, floor: float, options: dict[str, Any], threads: int) -> dict[str, Any]:
     import numpy as np
 
     import implicitgrad as ig
+    from _files import mnist
 
-    X, y = images(folder, "train", 2 * ROWS)
+    X, y = mnist(folder, "train", 2 * ROWS)
     shape = {"hidden": HIDDEN, "n_classes": 10, "n_threads": threads}
     f = ig.MLP(X[:ROWS], y[:ROWS], penalty=ig.L2("parameter", fixed=floor), **shape)
     g = ig.MLP(X[ROWS:], y[ROWS:], **shape)
-    test = ig.MLP(*images(folder, "t10k", 10_000), **shape)
+    test = ig.MLP(*mnist(folder, "t10k", 10_000), **shape)
     lam, seen = np.full(f.n_lam, START), []
     print(f"{f.n_theta} weights and biases, {f.n_lam} strengths above {floor}, {threads} threads")
     print(", ".join(f"{name} {value}" for name, value in options.items()))

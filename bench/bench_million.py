@@ -30,14 +30,11 @@ def main() -> None:
     import numpy as np
 
     import implicitgrad as ig
-    from _tuning_data import data_folder
-    from bench_alternating import images
+    from _files import data_folder, mnist
 
-    folder = data_folder(args.data) / "mnist"
-    if not folder.is_dir():
-        raise SystemExit(f"{folder} is missing: --data names the folder that holds mnist/")
+    folder = data_folder(args.data)
     rows, hidden = (200, (64, 32)) if args.quick else (args.rows, HIDDEN)
-    X, y = images(folder, "train", 2 * rows)
+    X, y = mnist(folder, "train", 2 * rows)
     X = X.astype(np.float32)
     shape = {"hidden": hidden, "n_classes": 10, "n_threads": args.threads}
     f = ig.MLP(X[:rows], y[:rows], penalty=ig.L2("parameter"), **shape)

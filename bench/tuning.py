@@ -54,9 +54,10 @@ def main() -> None:
     args = parser.parse_args()
     _common.limit_threads(args.threads)
 
+    import _files
     import _tuning_data
 
-    cases = _tuning_data.cases(_tuning_data.data_folder(args.data))
+    cases = _tuning_data.cases(_files.data_folder(args.data))
     names = args.case or (["breast_cancer", "diabetes"] if args.quick else list(cases))
     if unknown := [name for name in names if name not in cases]:
         parser.error(f"--case {' '.join(unknown)}: choose from {', '.join(cases)}")
