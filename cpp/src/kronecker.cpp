@@ -35,18 +35,18 @@ std::vector<double> squared(const std::vector<double>& a) {
 kronecker_preconditioner::kronecker_preconditioner(kronecker_curvature curvature, double shift) {
   smallest_ = std::numeric_limits<double>::infinity(), largest_ = 0.0;
   const index last = curvature.blocks.back().begin;
-  for (kronecker_block& block : curvature.blocks) {
-    const index m = block.in, n = block.out;
-    const std::vector<double> alpha = decompose(m, block.a), gamma = decompose(n, block.g);
+  for (kronecker_block& part : curvature.blocks) {
+    const index m = part.in, n = part.out;
+    const std::vector<double> alpha = decompose(m, part.a), gamma = decompose(n, part.g);
     std::vector<double> sigma(static_cast<std::size_t>(m * n)), half(sigma.size());
-    const std::vector<double> u = squared(block.a), v = squared(block.g);
-    gemm(m, n, m, gemm_operand<double>{u.data(), m}, {curvature.strength.data() + block.begin, n},
+    const std::vector<double> u = squared(part.a), v = squared(part.g);
+    gemm(m, n, m, gemm_operand<double>{u.data(), m}, {curvature.strength.data() + part.begin, n},
          0.0, half.data(), n);
     gemm(m, n, n, gemm_operand<double>{half.data(), n}, gemm_operand<double>{v.data(), n}.t(), 0.0,
          sigma.data(), n);
     for (index k = 0; k < n; ++k) {
       double along = 0.0;  // of the k-th eigenvector, along the common shift of the outputs
-      for (index b = 0; b < n && block.begin == last; ++b) along += block.g[k * n + b];
+      for (index b = 0; b < n && part.begin == last; ++b) along += part.g[k * n + b];
       const double gauge = curvature.gauge * along * along / static_cast<double>(n);
       for (index j = 0; j < m; ++j)
         sigma[j * n + k] += alpha[j] * gamma[k] + gauge * u[j * m + m - 1] + shift;
@@ -57,9 +57,8 @@ kronecker_preconditioner::kronecker_preconditioner(kronecker_curvature curvature
       smallest_ = std::min(smallest_, s), largest_ = std::max(largest_, s);
       s = 1.0 / s;
     }
-    layers_.push_back(
-        {block.begin, m, n, std::move(block.a), std::move(block.g), std::move(sigma)});
-    size_ = block.begin + m * n;
+    layers_.push_back({part.begin, m, n, std::move(part.a), std::move(part.g), std::move(sigma)});
+    size_ = part.begin + m * n;
   }
 }
 

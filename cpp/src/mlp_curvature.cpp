@@ -50,16 +50,16 @@ std::optional<kronecker_curvature> mlp_linearization<T>::kronecker() const {
   for (index l = 1; l <= depth; ++l) {
     const auto& at = layers[l - 1];
     const index in = at.in + 1;
-    kronecker_block block{at.weights, in, at.out, {}, {}};
-    block.a.resize(static_cast<std::size_t>(in * in));
-    block.g.resize(static_cast<std::size_t>(at.out * at.out));
+    kronecker_block part{at.weights, in, at.out, {}, {}};
+    part.a.resize(static_cast<std::size_t>(in * in));
+    part.g.resize(static_cast<std::size_t>(at.out * at.out));
     if (l == 1) {
-      weighted_gram<float>(*d.x, true, root.data(), ones.data(), block.a.data(), d.n_threads);
+      weighted_gram<float>(*d.x, true, root.data(), ones.data(), part.a.data(), d.n_threads);
     } else {
       const dense_matrix<T> rows(activations_[l - 1].from(0), n, at.in, at.in, layout::row_major);
-      weighted_gram<float>(rows, true, root.data(), ones.data(), block.a.data(), d.n_threads);
+      weighted_gram<float>(rows, true, root.data(), ones.data(), part.a.data(), d.n_threads);
     }
-    found.blocks.push_back(std::move(block));
+    found.blocks.push_back(std::move(part));
   }
 
   auto work = d.workspaces.take();

@@ -25,13 +25,15 @@ bool rotate(index n, double* a, double* values) {
       *x = t;
     }
   };
+  double size = 0.0;
+  for (const double x : full) size = std::max(size, std::abs(x));
   bool done = false;
   for (int sweep = 0; sweep < 60 && !done; ++sweep) {
     done = true;
     for (index i = 0; i < n; ++i)
       for (index j = i + 1; j < n; ++j) {
         const double off = full[j * n + i], of_i = full[i * n + i], of_j = full[j * n + j];
-        if (!(std::abs(off) > 1e-15 * std::sqrt(std::abs(of_i * of_j)))) continue;
+        if (!(std::abs(off) > 1e-16 * size)) continue;
         done = false;
         const double angle = 0.5 * std::atan2(2.0 * off, of_j - of_i);
         const double c = std::cos(angle), s = std::sin(angle);

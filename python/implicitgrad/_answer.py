@@ -77,10 +77,12 @@ class Answer:
         return self.curvature[0] < 0
 
     def flat(self) -> bool:
-        """Whether `indefinite` saw a direction in which f is flat, up to rounding, so that θ⋆ is not
-        unique: say the bias of a unit whose weights are penalised to nothing. CG may never go there."""
+        """Whether `indefinite` saw a direction in which f is flat, up to rounding (that of float32 where
+        products are), so that θ⋆ is not unique: say the bias of a unit whose weights are penalised to
+        nothing. CG may never go there."""
         assert self.curvature is not None
-        return self.curvature[0] <= 2 * RITZ_ROUNDING * self.curvature[1]
+        rounding = 2 * RITZ_ROUNDING * self.curvature[1] + self.point.noise[0].hess
+        return self.curvature[0] <= rounding
 
     def fail(self, why: str, final: bool = False) -> ImplicitGradResult:
         """No estimate could be made or was wanted, or the theorem does not apply."""
