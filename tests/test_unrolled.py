@@ -277,13 +277,15 @@ def test_budget_and_truncation_properties(steps, memory, optimizer, data):
     problem = BY_NAME["softmax-two-classes"].problem()
     truncate = data.draw(st.integers(1, steps))
     arguments = (problem.f, problem.g, 0.1 * problem.theta, problem.lam, steps, 0.2, optimizer)
-    part = ig.unrolled_grad(*arguments, truncate)
-    small = ig.unrolled_grad(*arguments, truncate, options={"memory": memory})
-    forward = ig.unrolled_grad(*arguments, truncate, "forward")
+    # The derivative of Adam's first steps is what a small eps leaves of terms that cancel.
+    options = {"eps": 1e-2} if optimizer == "adam" else {}
+    part = ig.unrolled_grad(*arguments, truncate, options=options)
+    small = ig.unrolled_grad(*arguments, truncate, options={**options, "memory": memory})
+    forward = ig.unrolled_grad(*arguments, truncate, "forward", options)
     assert np.array_equal(part.grad, small.grad) and part.grad_step_size == small.grad_step_size
     scale = np.linalg.norm(part.grad)
     assert np.linalg.norm(forward.grad - part.grad) <= 1e-12 * scale
-    whole = ig.unrolled_grad(*arguments)
+    whole = ig.unrolled_grad(*arguments, options=options)
     assert np.array_equal(whole.theta, part.theta)
     assert np.array_equal(whole.grad, part.grad) or truncate < steps
     # What the truncated sweep left out is the sweep of what came before, from the adjoint it ended with.
