@@ -21,7 +21,7 @@ HIDDEN, STRENGTH, DAMPINGS, RTOL = (128,), -7.0, (1e-2, 1e-3, 1e-4), 1e-5
 
 
 def main() -> None:
-    parser = _common.options(__doc__, "few rows and a narrow network, a smoke run")
+    parser = _common.options(__doc__, "scikit-learn's digits and a narrow network, a smoke run")
     _common.add_threads(parser, len(os.sched_getaffinity(0)))
     parser.add_argument("--rows", type=int, default=5000, help="to train on; as many to tune on")
     parser.add_argument("--rounds", type=int, default=3)
@@ -31,16 +31,20 @@ def main() -> None:
     import numpy as np
 
     import implicitgrad as ig
-    from _tuning_data import data_folder
-    from bench_alternating import images
+    from _files import data_folder, mnist
 
-    folder = data_folder(args.data) / "mnist"
-    if not folder.is_dir():
-        raise SystemExit(f"{folder} is missing: --data names the folder that holds mnist/")
     rows, hidden = (200, (16,)) if args.quick else (args.rows, HIDDEN)
     rounds = 1 if args.quick else args.rounds
-    X, y = images(folder, "train", 2 * rows)
-    print(f"{'-'.join(map(str, (784, *hidden, 10)))}, {rows} + {rows} rows, {args.threads} threads")
+    if args.quick:
+        from sklearn.datasets import load_digits
+
+        X, y = (part[: 2 * rows] for part in load_digits(return_X_y=True))
+        X = X / 16
+    else:
+        X, y = mnist(data_folder(args.data), "train", 2 * rows)
+    print(
+        f"{'-'.join(map(str, (X.shape[1], *hidden, 10)))}, {rows} + {rows} rows, {args.threads} threads"
+    )
     print(
         f"{'dtype':>8} {'per':>10} {'damping':>8} {'preconditioner':>14} {'products':>8} {'seconds':>8} "
         f"{'of none':>8} {'differs by':>10}"

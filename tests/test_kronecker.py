@@ -197,3 +197,21 @@ def test_it_is_for_networks_only():
     net, theta, lam = network()
     with pytest.raises(ValueError, match="'nystrom' brings its own"):
         ig.implicit_grad(net, net, theta, lam, "nystrom", options={"preconditioner": "kronecker"})
+
+
+def test_what_is_not_finite_in_a_factor_leaves_the_answer_to_cg():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((30, 4)), np.arange(30) % 2
+    quiet = {"preconditioner": "kronecker", "warn": False}
+    wide = X * [1.0, 1e20, 1.0, 1.0]  # its squares are beyond float32
+    for data, network in ((wide, {}), (X, {"scale": 1e50})):
+        net = ig.MLP(data, y, hidden=(3,), activation="relu", penalty=ig.L2("all"))
+        theta = network.get("scale", 1.0) * rng.standard_normal(net.n_theta)
+        res = ig.implicit_grad(net, net, theta, [0.0], "cg", options=quiet)
+        assert res.status != 0 or np.isfinite(res.grad).all()
+    weights = np.repeat([1.0, 0.0], 15)
+    net = ig.MLP(X, y, hidden=(3,), penalty=ig.L2("all"), sample_weight=weights)
+    part = net.rows(range(15, 30))  # of no weight
+    theta = ig.train(net, [0.0]).x
+    res = ig.implicit_grad(part, net, theta, [0.0], "cg", options={**quiet, "polish": False})
+    assert res.status == 3  # biases have no penalty

@@ -34,7 +34,7 @@ class_sketch::class_sketch(const std::shared_ptr<const Matrix>& x, bool intercep
 }
 
 std::unique_ptr<HessianSketch> class_sketch::copy() const {
-  auto twin = std::make_unique<class_sketch>();
+  std::unique_ptr<class_sketch> twin(new class_sketch);
   for (const auto& of_class : blocks_) twin->blocks_.push_back(of_class->copy());
   twin->inverse_ = inverse_;
   return twin;

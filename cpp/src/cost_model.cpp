@@ -36,7 +36,7 @@ problem_shape shape_of(const Matrix& x, index size, index folds, index models, i
   problem_shape shape{x.rows(), size,  x.bytes(), x.outer_product_terms(), HUGE_VAL, folds,
                       models,   false, classes};
   if (shape.rows < shape.order() && shape.rows <= largest_order)
-    if (const Matrix* columns = x.transposed()) shape.column_terms = columns->outer_product_terms();
+    shape.column_terms = x.outer_column_terms();
   return shape;
 }
 

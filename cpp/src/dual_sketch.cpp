@@ -62,8 +62,8 @@ void dual_sketch::factor(const std::vector<double>& strength) {
 
 /// K of the features by outer products of the columns of X, where that is quicker.
 bool dual_sketch::form_by_columns(std::vector<double>& k) const {
+  if (!cost::by_outer_columns(shape_of(*x_, size(), 1, 1))) return false;
   const Matrix* columns = x_->transposed();
-  if (columns == nullptr || !cost::by_outer_columns(shape_of(*x_, size(), 1, 1))) return false;
   std::vector<double> inverse;
   for (const double s : strength_) inverse.push_back(1.0 / s);
   outer_gram(*columns, false, inverse.data(), k.data(), n_threads_);

@@ -1,11 +1,11 @@
 #include "implicitgrad/solvers/kronecker.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <utility>
 
 #include "implicitgrad/blas.hpp"
-#include "implicitgrad/errors.hpp"
 #include "implicitgrad/symmetric_eigen.hpp"
 
 namespace implicitgrad {
@@ -15,11 +15,16 @@ namespace {
 // Of σ, relative to the largest: the factors are sums in single precision.
 constexpr double floor_of_scale = 1e-7;
 
-/// Eigenvalues of a positive semidefinite matrix; its eigenvectors take its place.
+/// Eigenvalues of a positive semidefinite matrix; its eigenvectors take its place. A matrix that is
+/// not finite counts as the identity: any preconditioner leaves the answer to CG.
 std::vector<double> decompose(index n, std::vector<double>& matrix) {
   std::vector<double> values(static_cast<std::size_t>(n));
-  require(symmetric_eigen(n, matrix.data(), values.data()),
-          "the network's activations are not finite");
+  const bool finite =
+      std::all_of(matrix.begin(), matrix.end(), [](double x) { return std::isfinite(x); });
+  if (!finite || !symmetric_eigen(n, matrix.data(), values.data())) {
+    std::fill(matrix.begin(), matrix.end(), 0.0);
+    for (index i = 0; i < n; ++i) matrix[i * n + i] = values[i] = 1.0;
+  }
   for (double& x : values) x = std::max(x, 0.0);
   return values;
 }
@@ -53,7 +58,7 @@ kronecker_preconditioner::kronecker_preconditioner(kronecker_curvature curvature
     }
     const double most = *std::max_element(sigma.begin(), sigma.end());
     for (double& s : sigma) {
-      s = most > 0.0 ? std::max(s, floor_of_scale * most) : 1.0;
+      s = most > 0.0 && std::isfinite(most) ? std::max(s, floor_of_scale * most) : 1.0;
       smallest_ = std::min(smallest_, s), largest_ = std::max(largest_, s);
       s = 1.0 / s;
     }

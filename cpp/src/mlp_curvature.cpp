@@ -46,7 +46,8 @@ std::optional<kronecker_curvature> mlp_linearization<T>::kronecker() const {
   double total = 0.0;
   for (const double c : d.weights) total += c;
   std::vector<double> root(d.weights.size());
-  for (std::size_t i = 0; i < root.size(); ++i) root[i] = std::sqrt(d.weights[i] / total);
+  for (std::size_t i = 0; i < root.size(); ++i)
+    root[i] = total > 0.0 ? std::sqrt(d.weights[i] / total) : 0.0;
   for (index l = 1; l <= depth; ++l) {
     const auto& at = layers[l - 1];
     const index in = at.in + 1;

@@ -234,6 +234,7 @@ TEST_CASE("the transposed matrix has the entries of X") {
     REQUIRE(columns.rows() == at.p);
     REQUIRE(columns.cols() == at.n);
     CHECK(x.transposed() == &columns);
+    CHECK(x.outer_column_terms() == columns.outer_product_terms());
     std::vector<double> row(static_cast<std::size_t>(at.n));
     const double one = 1.0;
     for (index j = 0; j < at.p; ++j) {

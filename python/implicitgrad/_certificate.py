@@ -144,8 +144,9 @@ def certify(
             return answer(math.inf, "non_finite", nhev)
 
         contraction = _contraction(point, s, there, s_next) if far or inexact else 0.0
-        if far and contraction >= 0.25:  # unless rounding is all that is left to shrink
-            far = not at_rounding(there, q, solver, curvature)
+        # Unless rounding is all that is left to shrink: then what it leaves is looked at.
+        excused = far and contraction >= 0.25 and at_rounding(there, q, solver, curvature)
+        far = far and not excused
         if far and (contraction >= 0.25 or there.blind):
             return answer(math.inf, "newton", nhev)
         if not far:
@@ -161,7 +162,7 @@ def certify(
         differences, products = _difference_error(point, q, solver, gain, change, curvature)
         nhev += products
         rounding, products = left_by_rounding(
-            *(problem, lam, point, q, solver, gain, curvature, change, allowed)
+            *(problem, lam, point, q, solver, gain, curvature, change, allowed, excused)
         )
         nhev += products
         error = change + later + rounding + differences
@@ -169,7 +170,8 @@ def certify(
             return answer(error, None, nhev)
         floor = rounding + differences  # which no step lowers; but what is above it, one does
         if floor > max(allowed, goal.allowed(there, q_there, value_there)) and change <= floor:
-            return answer(error, "differences" if differences > rounding else "singular", nhev)
+            of_products = "single" if problem.native else "differences"
+            return answer(error, of_products if differences > rounding else "singular", nhev)
         if step == polish_steps or change > 0.5 * before:
             due_to_theta = gain * rest < 0.3 * change and change > 3 * rounding
             return answer(error, "not_stationary" if due_to_theta else "linear", nhev)

@@ -266,7 +266,7 @@ class FoldedModel(LinearModel):
     n_rows : int
         Rows of X.
     n_outer : float
-        Over how many different rows of equal weight it averages.
+        Over how many different rows of equal weight it averages, each target's counting.
     """
 
     def __init__(self, folds: Folds, part: int, penalty: L2 | None, target: int | None):
@@ -279,12 +279,12 @@ class FoldedModel(LinearModel):
         self._several = self.y.ndim == 2 and not folds.soft
         self.n_targets = self.y.shape[1] if self._several else 1
         self._loss, self._name = folds.objective._loss, folds.objective.__name__
-        self._classes = folds.classes
+        self._width = folds.classes
         fixed = penalty.fixed if penalty else 0.0
         self._own(folds.core(part, target, fixed=fixed, n_groups=n_groups, group=group))
         # Rows that are left out in several folds are still the same rows.
         seen = sum(counts[part] for counts in folds.counts) * folds.weights
-        self.n_outer = effective_rows(np.where(seen > 0, folds.weights, 0.0))
+        self.n_outer = effective_rows(np.where(seen > 0, folds.weights, 0.0)) * self.n_targets
         self._made_of = folds, part, penalty, target
 
     def __reduce__(self) -> Any:
@@ -300,7 +300,7 @@ class FoldedModel(LinearModel):
         theta = _arrays.vector(theta, self.n_theta, "theta", type(self).__name__)
         width = self.X.shape[1] + self.fit_intercept
         targets = (self.n_targets,) if self._several else ()
-        classes = (self._classes,) if self._classes > 1 else ()
+        classes = (self._width,) if self._width > 1 else ()
         return theta.reshape(self.n_folds, *targets, width, *classes)
 
     def values(self, theta: Any) -> np.ndarray:

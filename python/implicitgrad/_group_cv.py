@@ -158,19 +158,20 @@ class GroupCV(BaseEstimator):
         }
         labels, penalty = self.feature_groups_, L2(self.feature_groups_)
         folds = Folds(objective, X, y, splits, class_names=classes, **common)
-        results, theta = [], []
+        results: list[OptimizeResult] = []
+        theta = []
         with Watch(self.callback, self.progress) as watch:
             for target in range(y.shape[1]) if per_target else [None]:
                 own = y if target is None else y[:, target]
                 model = objective(X, own, penalty=penalty, **common)
                 null_loss, curvature = _search.null_model(model, labels.size)
                 f, g = folds.pair(penalty, target)
-                if outnumbered(g, f.n_lam):
+                if not results and outnumbered(g, f.n_lam):
                     warnings.warn(
-                        f"{f.n_lam} penalties are tuned on {g.n_outer:.0f} rows, which cannot tell "
-                        "them apart: the loss of the cross-validation will be too small to be "
-                        "believed, and that on other rows may be larger than with a single penalty. "
-                        "Use groups of features.",
+                        f"{f.n_lam} penalties are tuned on {g.n_outer:.0f} rows (those of little "
+                        "weight count for less), which cannot tell them apart: the loss of the "
+                        "cross-validation will be too small to be believed, and that on other rows may "
+                        "be larger than with a single penalty. Use groups of features.",
                         OverfitWarning,
                         stacklevel=3,
                     )
@@ -198,7 +199,7 @@ class GroupCV(BaseEstimator):
                         )
                 results.append(result)
                 width = labels.size + self.fit_intercept
-                by_class = trained.x.reshape(-1, width, model._classes)
+                by_class = trained.x.reshape(-1, width, model._width)
                 theta.append(by_class.swapaxes(1, 2).reshape(-1, width))
         self._keep(results, y.ndim == 2 and per_target, X.shape[0], sample_weight)
         return np.concatenate(theta)

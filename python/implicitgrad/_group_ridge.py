@@ -42,9 +42,8 @@ class GroupRidgeCV(RegressorMixin, MultiOutputMixin, GroupCV):
         "auto", or of `implicitgrad.minimize` one that keeps to bounds; see Notes.
     tol : float, default 1e-6
         The search stops where the slopes of the logarithm of the loss, in the logarithm of each
-        strength, are within tol; with more penalties than rows, where that would take hundreds of
-        iterations of overfitting, also where ten of them have lowered that logarithm by less than
-        1000 tol.
+        strength, are within tol; with more penalties than Newton's method is used for, also where ten
+        iterations have lowered that logarithm by less than 1000 tol.
     max_iter : int, default 1000
         The most iterations, of which the search for the start is one; at least one follows it.
     n_threads : int, optional

@@ -104,8 +104,8 @@ def implicit_grad(
             For CG: applies an approximation of H⁻¹. For the library's objectives, "sketch" factors a
             Hessian of sampled rows and "gram" one of all rows, in single precision (of order
             min(n, p)); "auto" starts with the diagonal, "jacobi", and takes a sketch where that pays.
-            For networks, "kronecker" makes one of layers' inputs and outputs [4]_, [5]_, which pays
-            where damping and penalty are weak; "auto" is "none" there.
+            For networks, "kronecker" makes one of layers' inputs and outputs [4]_, [5]_, which saves
+            products where damping and penalty are weak, but seldom time; "auto" is "none" there.
         rank : int
             For "nystrom": how many random directions H is sketched with, one product each. By
             default 12, doubled up to 192 while that pays.

@@ -83,8 +83,9 @@ def inexact(
         here, nit = following, nit + 1
         h.pass_by(here.theta)
         try:
-            seen = OptimizeResult(x=here.lam.copy(), fun=here.fun, jac=here.grad, error=here.error)
-            watch(OptimizeResult(seen, fun_error=here.fun_error))
+            seen = OptimizeResult(x=here.lam.copy(), fun=here.fun, jac=here.grad)
+            seen.update(error=here.error, fun_error=here.fun_error)
+            watch(seen)
         except StopIteration:
             break
     fun, grad = h(here.lam)  # at once where it has been certified

@@ -202,6 +202,11 @@ _ENDINGS: dict[str, tuple[int, str]] = {
         "Derivatives taken by finite differences are not accurate enough for tol (estimated error "
         "{error:.1e}, allowed {target:.1e}): give jac, hessp and cross_vjp, or loosen tol.",
     ),
+    "single": (
+        SINGULAR,
+        "Products in single precision are not accurate enough for tol (estimated error {error:.1e}, "
+        "allowed {target:.1e}): give X in double precision, or loosen tol.",
+    ),
     "not_stationary": (
         NOT_STATIONARY,
         "theta is not stationary enough for tol: the gradient of f has norm {stationarity:.1e} "

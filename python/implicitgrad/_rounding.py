@@ -43,11 +43,13 @@ def left_by_rounding(
     curvature: tuple[float, float],
     change: float,
     allowed: float,
+    look: bool = False,
 ) -> tuple[float, int]:
     """An estimate of that error, and the number of products it took.
 
     `gain` is how a residual of norm one in q came out in the answer, `change` the rest of the error.
-    What comes of noise in ∇θf is looked into only where a limit on it is more than a share of that.
+    What comes of noise in ∇θf is looked into only where a limit on it is more than a share of that;
+    and for a user's well-conditioned f only with `look`.
     """
     for by_row in (False, True):
         noise = _noise(point, q, solver, curvature, by_row)
@@ -67,7 +69,7 @@ def left_by_rounding(
             limit = point.inner_limit(q, least, energy)
         if found <= 0.1 * max(change, allowed) and limit <= max(MINOR * allowed, 0.3 * found):
             return found + limit, 0
-    if limit <= 0.1 * change or not _worth_a_look(point, curvature):
+    if limit <= 0.1 * change or not _worth_a_look(point, curvature, look):
         return found, 0
     nhev = 0
     if d is None:
@@ -93,14 +95,14 @@ def at_rounding(point: Any, q: np.ndarray, solver: Any, curvature: tuple[float, 
     return bool(point.stationarity <= EPS * norm(noise[:, 1]) + point.noise[0].jac)
 
 
-def _worth_a_look(point: Any, curvature: tuple[float, float]) -> bool:
+def _worth_a_look(point: Any, curvature: tuple[float, float], look: bool) -> bool:
     """Finite differences are further off than rounding; and what ∇θf is the sum of is a guess where a
     user's function computes it, which is not worth a call of that for a well-conditioned H."""
     of_f, of_g = point.noise
     if any((of_f.jac, of_f.hess, of_f.cross, of_g.jac, of_g.jac_lam)):
         return False
     known = isinstance(point.F, NativeLinearization)
-    return known or not 0 < curvature[1] <= WELL_CONDITIONED * curvature[0]
+    return look or known or not 0 < curvature[1] <= WELL_CONDITIONED * curvature[0]
 
 
 def _moved(

@@ -18,7 +18,6 @@ from scipy.special import expit
 from . import _arrays, _core
 from ._minimize import minimize
 from ._outer import HyperObjective
-from ._overfit import outnumbered
 from ._relative_loss import PULL, RelativeLoss
 from ._result import ImplicitGradWarning
 from ._second_order import SecondOrder
@@ -48,8 +47,9 @@ ABOVE, STARTS = 1.0, (-4.0, 2.0)
 WITHOUT_NOISE = 1e-5
 # The best shared strengths are the start after all where the first search ends this much above them.
 WORSE = 1e-3
-# With more penalties than rows the loss could be lowered for hundreds of iterations, all of it
-# overfitting: such a search ends where STEPS of them have lowered its logarithm by less than FLAT · tol.
+# With many penalties the loss could be lowered for hundreds of iterations, by next to nothing and for no
+# good on other rows: such a search ends where STEPS of them have lowered its logarithm by less than
+# FLAT · tol.
 STEPS, FLAT = 10, 1e3
 
 
@@ -65,7 +65,7 @@ def null_model(model: Any, n_features: int) -> tuple[float, np.ndarray]:
     hess = at._core.hess
     jacobi = _core.JacobiPreconditioner.of(hess)
     assert jacobi is not None
-    width = model._classes  # of which the first will do
+    width = model._width  # of which the first will do
     square = np.array(jacobi.diagonal[: n_features * width : width])
     out = square.copy()
     if model.fit_intercept:
@@ -218,8 +218,7 @@ def _descend(
         # Newton's method, which contracts, takes over early where it can.
         loose = max(tol, EARLY) if few else tol
         way = "inexact" if method.lower() == "auto" else method
-        scarce = outnumbered(outer.g, outer.n_lam)
-        seen = UntilFlat(watch, FLAT * tol if scarce else -math.inf)
+        seen = UntilFlat(watch, FLAT * tol if method.lower() == "auto" else -math.inf)
         with warnings.catch_warnings():
             # Whether a gradient was too inexact shows in the end.
             warnings.simplefilter("ignore", ImplicitGradWarning)

@@ -18,7 +18,7 @@ class LinearModel(NativeObjective):
 
     _loss: str
     _linearization = LinearModelLinearization
-    _classes = 1  # entries of θ for each column of X
+    _width = 1  # entries of θ for each column of X
     _stratified = False  # whether y holds classes, which folds share out evenly
     _of_lam: str | None = None  # the transform that makes targets of λ; None: they cannot be
 
@@ -45,15 +45,16 @@ class LinearModel(NativeObjective):
         as_lam = isinstance(sample_weight, hyper.SampleWeights)
         self._weights = weights = _arrays.weights(None if as_lam else sample_weight, n_rows)
         self._in_rows = (sample_weight if as_lam else None), inputs, targets
-        self._several = self.y.ndim == 2 and self._classes == 1
+        self._several = self.y.ndim == 2 and self._width == 1
         self._own(self._build(handle))
         counted = self.y[weights > 0] if weights.size else self.y
-        wrong = self._untrainable(counted, self.fit_intercept, np.arange(self._classes))
+        wrong = self._untrainable(counted, self.fit_intercept, np.arange(self._width))
         if wrong and self.n_lam and not self._free_targets:
             where = "" if len(counted) == n_rows else "on the rows of positive weight "
             raise ValueError(_arrays.UNTRAINABLE.format(where + wrong))
-        # Over how many rows of equal weight it averages.
+        # Over how many rows of equal weight it averages, each target's counting.
         self.n_outer = effective_rows(weights) if weights.size else float(n_rows)
+        self.n_outer *= self.y.shape[1] if self._several else 1
         # A memmap is checked in the first pass over it, anything else now, while norms of its rows
         # that bounds on errors need are computed: infinite or NaN where an entry is.
         self._unchecked = isinstance(X, np.memmap)
@@ -64,7 +65,7 @@ class LinearModel(NativeObjective):
 
     def _build(self, handle: Any) -> Any:
         """The objective in the core, of X's handle there and what else has been validated."""
-        of_targets = (self._of_lam, self._classes) if self._of_lam else None
+        of_targets = (self._of_lam, self._width) if self._of_lam else None
         rows = hyper.bind(self.X, self._in_rows, of_targets)
         if rows.blocks and self._several:
             raise ValueError(
@@ -80,7 +81,7 @@ class LinearModel(NativeObjective):
         return _core.LinearModel(
             *(handle, y, self._weights),
             loss=loss,
-            classes=self._classes,
+            classes=self._width,
             **self._strengths(),
         )
 
@@ -103,7 +104,7 @@ class LinearModel(NativeObjective):
             weights=rows.weights,
             inputs=rows.inputs,
             targets=rows.targets,
-            classes=self._classes,
+            classes=self._width,
             **self._strengths(),
         )
 
@@ -298,7 +299,7 @@ class Softmax(LinearModel):
         n_classes: int | None = None,
         n_threads: int | None = None,
     ):
-        self._classes = _classes.number(y, n_classes)
+        self._width = _classes.number(y, n_classes)
         super().__init__(
             X,
             y,
@@ -313,10 +314,10 @@ class Softmax(LinearModel):
     @property
     def n_classes(self) -> int:
         """K."""
-        return self._classes
+        return self._width
 
     def _for_core(self, soft: bool) -> tuple[str, np.ndarray]:
-        y = _classes.one_hot(self.y, self._classes) if soft else self.y
+        y = _classes.one_hot(self.y, self._width) if soft else self.y
         return self._loss, y.ravel()
 
     @staticmethod

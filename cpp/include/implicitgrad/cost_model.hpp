@@ -27,7 +27,7 @@ struct problem_shape {
   index order() const { return size / classes; }
 };
 
-/// That of X and of models of `size` parameters each. A wide sparse X is transposed for it.
+/// That of X and of models of `size` parameters each.
 problem_shape shape_of(const Matrix& x, index size, index folds, index models, index classes = 1);
 
 namespace cost {

@@ -71,6 +71,7 @@ class csr_matrix : public Matrix {
   double outer_product_terms() const override { return outer_terms_; }
   void accumulate_outer(index begin, index end, const double* w, index first, index last,
                         double* out, index ld) const override;
+  double outer_column_terms() const override;
   /// Cost: a copy of X.
   const Matrix* transposed() const override;
 
@@ -96,7 +97,8 @@ class csr_matrix : public Matrix {
   mutable std::mutex splits_guard_;
   mutable std::map<index, splits> splits_;
 
-  mutable std::once_flag transposed_once_;
+  mutable std::once_flag counted_once_, transposed_once_;
+  mutable double outer_column_terms_ = 0.0;
   mutable std::unique_ptr<const Matrix> transposed_;
 };
 

@@ -124,7 +124,13 @@ class Matrix {
                                 index /*first*/, index /*last*/, double* /*out*/,
                                 index /*ld*/) const {}
 
-  /// Xᵀ as a matrix of its own, made once and kept, where X has few entries; null where it has not.
+  // And XDXᵀ by those of the columns.
+
+  /// As many of those; infinite where a matrix does not offer it. Cost: a read of the indices, the
+  /// first time.
+  virtual double outer_column_terms() const { return std::numeric_limits<double>::infinity(); }
+
+  /// Xᵀ as a matrix of its own, made once and kept; null where a matrix does not offer it.
   virtual const Matrix* transposed() const { return nullptr; }
 };
 

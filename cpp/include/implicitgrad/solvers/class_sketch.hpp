@@ -75,8 +75,6 @@ class class_sketch : public HessianSketch {
   class_sketch(const std::shared_ptr<const Matrix>& x, bool intercept, const_block d, index rows,
                std::uint64_t seed, int n_threads);
 
-  class_sketch() = default;  // to be filled
-
   void factor(const std::vector<double>& strength) override;
   std::unique_ptr<HessianSketch> copy() const override;
   index size() const override { return blocks_.front()->size() * classes(); }
@@ -89,6 +87,7 @@ class class_sketch : public HessianSketch {
   bool complete() const override { return false; }
 
  private:
+  class_sketch() = default;  // for `copy`
   index classes() const { return static_cast<index>(blocks_.size()); }
 
   std::vector<std::unique_ptr<HessianSketch>> blocks_;
