@@ -7,6 +7,9 @@ import numpy as np
 
 from reference import WIDE
 
+OPTIMIZERS = ("gd", "momentum", "adam")
+MODES = ("reverse", "forward")
+
 
 def unrolled(f, g, theta0, lam, steps, alpha, optimizer="gd", truncate=None):
     """θ_K, g(θ_K) and its gradients in λ, α and θ_0, through the last `truncate` steps."""

@@ -52,6 +52,8 @@ class Problem:
 
     def in_range(self, lam: np.ndarray) -> bool:
         """Whether nothing that f makes of λ overflows or underflows, as far as that is known."""
+        if not np.isfinite(lam).all():
+            return False
         try:
             self.check_lam(lam)
         except _arrays.OutOfRange:
