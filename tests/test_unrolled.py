@@ -1,20 +1,19 @@
 """Unrolled differentiation: every objective, rule and mode against a plain sweep in extended precision,
-against the theorem and its truncations, and what it says where the steps go wrong."""
+against the theorem and its truncations, and within any budget."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import OptimizeWarning, brentq
+from scipy.optimize import brentq
 
 import implicitgrad as ig
 import row_cases
 import unroll_oracle
-from cases import BY_NAME, HYPER, MLP_CASES, Wrapped, linear, quadratic, replaced, well_posed
+from cases import BY_NAME, HYPER, MLP_CASES, Wrapped, linear, replaced, well_posed
 from reference import WIDE, assert_near
+from unroll_oracle import MODES, OPTIMIZERS
 
-OPTIMIZERS = ("gd", "momentum", "adam")
-MODES = ("reverse", "forward")
 QUIET = {"warn": False}
 STEPS, LAST = 6, 4
 
@@ -111,9 +110,9 @@ def test_forward_mode_asks_for_the_rows_of_C_once_a_step():
     f = replaced(problem.f, cross_vjp=vjp)
     arguments = (f, problem.g, np.zeros(12), problem.lam, 5, 0.1)
     forward = ig.unrolled_grad(*arguments, mode="forward")
-    assert len(calls) == 5 * 12
+    assert len(calls) == 1 + 5 * 12  # the first is a trial, before the steps
     back = ig.unrolled_grad(*arguments)
-    assert len(calls) == 5 * 12 + 5
+    assert len(calls) == 1 + 5 * 12 + 1 + 5
     assert_near(forward.grad, back.grad, 1e-13)
 
 
@@ -287,9 +286,13 @@ def test_budget_and_truncation_properties(steps, memory, optimizer, data):
     assert np.linalg.norm(forward.grad - part.grad) <= 1e-12 * scale
     whole = ig.unrolled_grad(*arguments, options=options)
     assert np.array_equal(whole.theta, part.theta)
-    assert np.array_equal(whole.grad, part.grad) or truncate < steps
-    # What the truncated sweep left out is the sweep of what came before, from the adjoint it ended with.
     assert part.nhev == truncate and whole.nhev == steps
+    # From the θ at which the truncated sweep begins (gradient descent remembers nothing else of the
+    # steps before), all of the remaining steps are the truncated ones.
+    if optimizer == "gd" and truncate < steps:
+        before = ig.unrolled_grad(*arguments[:4], steps - truncate, 0.2).theta
+        alone = ig.unrolled_grad(*arguments[:2], before, problem.lam, truncate, 0.2)
+        assert np.array_equal(alone.grad, part.grad)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -305,73 +308,7 @@ def test_any_number_of_threads_gives_the_same_bits(mode):
         assert other.grad_step_size == results[0].grad_step_size
 
 
-# Where the steps go wrong.
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(("optimizer", "limit"), [("gd", 2.0), ("momentum", 3.8)])
-def test_a_step_size_beyond_the_limit_is_told(optimizer, limit, mode):
-    problem = well_posed()
-    largest = np.linalg.eigvalsh(problem.H)[-1]
-    for start in (np.zeros(12), problem.theta):
-        arguments = (problem.f, problem.g, start, problem.lam)
-        good = ig.unrolled_grad(*arguments, 60, 0.98 * limit / largest, optimizer, None, mode)
-        assert good.success and good.status == 0
-        with pytest.warns(ig.ImplicitGradWarning, match="step_size"):
-            bad = ig.unrolled_grad(*arguments, 60, 1.05 * limit / largest, optimizer, None, mode)
-        assert bad.status == 1 and not bad.success and np.isfinite(bad.grad).all()
-        assert abs(bad.curvature[1] / largest - 1) < 0.1
-    with pytest.warns(ig.ImplicitGradWarning, match="step_size is too large"):
-        lost = ig.unrolled_grad(
-            *(problem.f, problem.g, np.ones(12), problem.lam, 3000),
-            *(10 / largest, optimizer, None, mode),
-        )
-    assert lost.status == 5 and not lost.success
-    assert 0 < lost.nit < 3000 and np.isfinite(lost.theta).all()
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_a_cycle_is_told(mode):
-    """Beyond 2/λmax the logistic loss has cycles: θ stays finite, and its derivatives explode."""
-    problem = BY_NAME["logistic-feature-61x9"].problem()
-    arguments = (problem.f, problem.g, np.zeros(9), problem.lam, 3000)
-    assert ig.unrolled_grad(*arguments, 1.6, mode=mode).success
-    res = ig.unrolled_grad(*arguments, 2.0, mode=mode, options=QUIET)
-    assert res.status == 1 and not res.success and np.isfinite(res.theta).all()
-    assert "diverge" in res.message and res.curvature[1] > 2 / 2.0
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", ["fun", "jac", "hessp", "cross_vjp", "jac_lam"])
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_bad_numbers_give_a_status(name, bad, mode):
-    problem, calls = well_posed(), []
-    own = {"fun": problem.f.fun, "jac": problem.f.jac, "hessp": problem.f.hessp}
-
-    def breaks(*args):
-        calls.append(args)
-        if name in own:
-            value = own[name](*args)
-        else:
-            value = -problem.B.T @ args[1] if name == "cross_vjp" else np.zeros(2)
-        return value * bad if len(calls) > 3 or name == "jac_lam" else value
-
-    f, g = problem.f, problem.g
-    if name == "jac_lam":
-        g = replaced(g, jac_lam=lambda t, x: np.full(2, bad))
-    else:
-        f = replaced(f, **{name: breaks})
-    res = ig.unrolled_grad(f, g, np.zeros(12), problem.lam, 8, 0.1, mode=mode, options=QUIET)
-    assert res.status == 5 and not res.success and "NaN or infinite" in res.message
-    assert np.isfinite(res.theta).all()
-
-
-def test_errors_of_users_functions_come_through():
-    problem = well_posed()
-    for name in ("jac", "hessp", "cross_vjp"):
-        f = replaced(problem.f, **{name: lambda *args: 1 / 0})
-        with pytest.raises(ZeroDivisionError):
-            ig.unrolled_grad(f, problem.g, np.zeros(12), problem.lam, 3, 0.1)
+# Special cases.
 
 
 def test_adam_where_a_gradient_is_zero():
@@ -429,64 +366,3 @@ def test_inputs_stay_as_they_are(sealed):
     theta, lam = sealed(np.ones(9), problem.lam)
     for mode in MODES:
         ig.unrolled_grad(problem.f, problem.g, theta, lam, 3, 0.1, "adam", mode=mode)
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "match"),
-    [
-        ({"steps": 0}, ValueError, "steps must be at least 1"),
-        ({"steps": 2.5}, TypeError, "steps must be an integer"),
-        ({"steps": True}, TypeError, "steps"),
-        ({"step_size": 0.0}, ValueError, "step_size must be positive"),
-        ({"step_size": np.nan}, ValueError, "step_size must be finite"),
-        ({"step_size": "1"}, TypeError, "step_size"),
-        ({"optimizer": "sgd"}, ValueError, "optimizer = 'sgd' is unknown; choose from gd"),
-        ({"optimizer": None}, TypeError, "optimizer"),
-        ({"truncate": 0}, ValueError, "truncate must be at least 1"),
-        ({"truncate": 6}, ValueError, "truncate = 6 is more than steps = 5"),
-        ({"mode": "both"}, ValueError, "mode = 'both'"),
-        ({"theta0": np.zeros(8)}, ValueError, "theta0 has 8 entries, f expects 9"),
-        ({"theta0": np.full(9, np.inf)}, ValueError, "theta0 contains inf"),
-        ({"lam": np.zeros(3)}, ValueError, "lam has 3 entries"),
-        ({"lam": np.full(9, 800.0)}, ValueError, r"lam\[0\] = 800.0 is out of range"),
-        ({"f": 3}, TypeError, "f must be an objective"),
-        ({"g": None}, TypeError, "g must be an objective"),
-        ({"options": 3}, TypeError, "options must be a dict"),
-        ({"options": {"memory": 0}}, ValueError, "memory must be positive"),
-        ({"options": {"certify": 1}}, TypeError, "certify must be True or False"),
-        ({"options": {"warn": None}}, TypeError, "warn"),
-        ({"optimizer": "momentum", "options": {"momentum": 1.0}}, ValueError, "momentum must be"),
-        ({"optimizer": "adam", "options": {"beta1": -0.1}}, ValueError, "beta1"),
-        ({"optimizer": "adam", "options": {"beta2": 1.0}}, ValueError, "beta2 must be below 1"),
-        ({"optimizer": "adam", "options": {"eps": 0.0}}, ValueError, "eps must be positive"),
-    ],
-)
-def test_bad_input_is_refused_by_name(change, error, match):
-    problem = BY_NAME["logistic-feature-61x9"].problem()
-    arguments = {
-        "f": problem.f,
-        "g": problem.g,
-        "theta0": np.zeros(9),
-        "lam": problem.lam,
-        "steps": 5,
-        "step_size": 0.1,
-    }
-    with pytest.raises(error, match=match):
-        ig.unrolled_grad(**{**arguments, **change})
-
-
-@pytest.mark.parametrize("name", ["momentum", "beta1", "step_size", "learning_rate", "memroy"])
-def test_unknown_and_unused_options_warn(name):
-    with pytest.warns(OptimizeWarning, match=f"Unknown options: '{name}'"):
-        ig.unrolled_grad(HALF, TUG, [0.0], [1.0], 2, 0.5, options={name: 0.5})
-
-
-def test_shapes_that_do_not_fit_are_refused():
-    f = quadratic(np.eye(3), np.ones((3, 2)))
-    with pytest.raises(ValueError, match="g has n_theta = 4, f has n_theta = 3"):
-        ig.unrolled_grad(f, linear(np.ones(4), 2), np.zeros(3), np.zeros(2), 3, 0.1)
-    with pytest.raises(ValueError, match="jac"):
-        ig.unrolled_grad(
-            ig.Objective(lambda t, x: 0.0, jac=lambda t, x: np.zeros(2)),
-            *(linear(np.ones(3), 2), np.zeros(3), np.zeros(2), 3, 0.1),
-        )

@@ -10,7 +10,8 @@
 // Reverse mode visits the steps from the last to the first and needs each one's linearisation. A
 // tape of all of them takes K r bytes, r those of one (a curvature for each row). Where that is
 // more than the budget, the steps are cut into segments of s; of each only the θ (and the rule's
-// memory) at its start is kept, c bytes, and its tape is recorded anew when the sweep comes to it:
+// memory) at its start is kept, c bytes, and its tape is recorded anew when the sweep comes to it
+// (but for the last; the first is the one that is shorter where s does not divide K):
 //
 //   memory  ⌈K/s⌉ c + s r,      at least 2 √(K c r);      cost  K − s linearisations more.
 //
