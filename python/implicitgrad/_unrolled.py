@@ -200,7 +200,9 @@ def _answer(
     error, distance = math.inf, _result.UNROLL_DISTANCE["unknown"]
     if near is not None:
         error = _core.norm(report.grad - near.grad) + near.error
-        found = "known" if math.isfinite(error) else "failed"
+        found = "failed"
+        if math.isfinite(error):
+            found = "known" if near.success else "doubtful"
         distance = _result.UNROLL_DISTANCE[found].format(error=error, message=near.message)
     why = report.status
     if why == "finished" and differentiated < steps:
@@ -210,6 +212,8 @@ def _answer(
     if high > rule.most_curvature:
         cause = f": the curvature of f reaches {high:.1e}, for which step_size is too large"
     status, text = _result.UNROLL_ENDINGS[why]
+    if why == "diverged" and differentiated < steps:
+        text = f"{text} {_result.UNROLL_TRUNCATED}"
     return UnrolledGradResult(
         grad=report.grad,
         fun=report.fun,
