@@ -1,5 +1,7 @@
 """What `unrolled_grad` says where the steps diverge or numbers go bad, and what it refuses."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy.optimize import OptimizeWarning
@@ -84,6 +86,16 @@ def test_both_modes_say_the_same():
                     assert back.success == near == (share < 1), (seed, share)
 
 
+def test_divergence_of_the_last_steps_says_that_they_are_the_last():
+    problem = well_posed()
+    alpha = 2.2 / np.linalg.eigvalsh(problem.H)[-1]
+    arguments = (problem.f, problem.g, np.zeros(12), problem.lam, 60, alpha, "gd")
+    res = ig.unrolled_grad(*arguments, 10, options=QUIET)
+    assert res.status == 1
+    assert "diverge" in res.message and "last 10 of 60 steps" in res.message
+    assert "steps, as asked" not in ig.unrolled_grad(*arguments, options=QUIET).message
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_cycle_is_told(mode):
     """Beyond 2/λmax the logistic loss has cycles: θ stays finite, and its derivatives explode."""
@@ -163,6 +175,7 @@ def test_errors_of_users_functions_come_through():
     ("change", "error", "match"),
     [
         ({"steps": 0}, ValueError, "steps must be at least 1"),
+        ({"steps": 2**70}, ValueError, "steps must be at most 2\\*\\*63 - 1"),
         ({"steps": 2.5}, TypeError, "steps must be an integer"),
         ({"steps": True}, TypeError, "steps"),
         ({"step_size": 0.0}, ValueError, "step_size must be positive"),
@@ -221,3 +234,63 @@ def test_shapes_that_do_not_fit_are_refused():
             ig.Objective(lambda t, x: 0.0, jac=lambda t, x: np.zeros(2)),
             *(linear(np.ones(3), 2), np.zeros(3), np.zeros(2), 3, 0.1),
         )
+
+
+def test_what_does_not_fit_is_refused_before_the_steps():
+    calls = []
+
+    def counted(theta, lam):
+        calls.append(theta)
+        return 0.5 * float(np.sum((theta - lam) ** 2))
+
+    g = linear(np.ones(120), 1)
+    with pytest.raises(ValueError, match="second derivatives in theta with 14400 entries"):
+        ig.unrolled_grad(counted, g, np.zeros(120), [1.0], 300, 0.1)
+    assert len(calls) <= 1000  # one gradient by differences
+    calls.clear()
+    f = ig.Objective(counted, jac=lambda t, x: t - x, cross_vjp=lambda t, q, x: np.ones(5))
+    with pytest.raises(ValueError, match=r"cross_vjp returned shape \(5,\), expected \(2,\)"):
+        ig.unrolled_grad(f, linear(np.ones(2), 2), np.zeros(2), np.ones(2), 2000, 0.1)
+    assert len(calls) == 1
+
+
+class Raw:
+    """An objective that is no `Objective`: ½‖θ − λ‖², with parts that do not fit."""
+
+    def __init__(self, **parts):
+        self.parts = parts
+
+    def linearize(self, theta, lam):
+        eye = np.eye(theta.size)
+        parts = {"fun": 0.5 * float((theta - lam) @ (theta - lam)), "jac": theta - lam}
+        parts |= {"jac_lam": lam - theta, "hess": eye, "cross": -eye}
+        return SimpleNamespace(**parts | self.parts)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("of_f", "of_g", "match"),
+    [
+        ({"jac": np.ones(3)}, {}, r"f\.linearize\(\.\.\.\)\.jac has shape \(3,\), expected \(2,\)"),
+        ({}, {"jac": np.ones(3)}, r"g\.linearize\(\.\.\.\)\.jac has shape \(3,\), expected \(2,\)"),
+        ({}, {"jac_lam": np.ones(3)}, r"jac_lam of g has shape \(3,\), expected \(2,\)"),
+        ({"hess": np.eye(3)}, {}, r"operator has shape \(3, 3\), expected \(2, 2\)"),
+        ({"cross": np.ones((2, 3))}, {}, r"f\..*\.cross\.T @ q has shape \(3,\), expected \(2,\)"),
+    ],
+)
+def test_parts_that_do_not_fit_are_named(of_f, of_g, match, mode):
+    with pytest.raises(ValueError, match=match):
+        ig.unrolled_grad(Raw(**of_f), Raw(**of_g), np.ones(2), np.ones(2), 3, 0.5, mode=mode)
+
+
+def test_parts_that_fit_no_more_later_are_named():
+    def jac(theta, lam):
+        return theta - lam if (theta == 0).all() else np.ones(3)
+
+    class Changing(Raw):
+        def linearize(self, theta, lam):
+            self.parts = {"jac": jac(theta, lam)}
+            return super().linearize(theta, lam)
+
+    with pytest.raises(ValueError, match=r"f\.linearize.*jac has shape \(3,\), expected \(2,\)"):
+        ig.unrolled_grad(Changing(), Raw(), np.zeros(2), np.ones(2), 3, 0.5)

@@ -37,8 +37,7 @@ struct unroll_options {
   index steps = 0;
   index differentiated = 0;  // the last so many of them; what came before counts as constant
   bool forward = false;
-  double memory =
-      0.0;  // bytes for the tape and its checkpoints; the least possible if that is more
+  double memory = 0.0;  // bytes for tape and checkpoints; the least possible if that is more
 };
 
 struct unroll_report {
@@ -63,8 +62,10 @@ index segment_length(index steps, double checkpoint_bytes, double record_bytes, 
 /// `f` and `g` linearise to a CrossLinearization; g may have n_lam() = 0.
 ///
 /// Cost: of reverse mode, a linearisation of f and products with H and Cᵀ a step, and the
-/// linearisations that the budget makes it repeat; of forward mode, a linearisation and n_lam + 1
-/// products with H in one block. Memory of the latter: (1 + slots) n_theta (n_lam + 1) words.
+/// linearisations that the budget makes it repeat; of forward mode, a linearisation, n_lam + 1
+/// products with H in one block and one of C with the identity. Memory of the latter, beside the
+/// one linearisation: (3 + slots) n_theta (n_lam + 1) + n_lam² words (θ̇, H θ̇ + C, C, the rule's;
+/// I).
 unroll_report unroll(const Objective& f, const Objective& g, const StepRule& rule,
                      const double* theta0, const double* lam, const unroll_options& options);
 
