@@ -94,7 +94,8 @@ def unrolled_grad(
             Bytes that reverse mode may remember steps in. Where all of them need more, it remembers
             θ at intervals and repeats the steps in between, which takes up to K linearisations more
             and in the least about 2 √K times what one step takes; it does with that where `memory` is
-            less still. The result is the same to the last bit.
+            less still. The result is the same to the last bit. Of a user's f it counts θ, λ and the
+            derivatives that are arrays; what its functions hold cannot be seen.
         certify : bool, default False
             Estimate how far grad is from the hypergradient at the minimum, with one solve of
             `implicit_grad` from theta.
