@@ -402,6 +402,16 @@ def test_nothing_free_to_move():
     assert res.success and res.nit == 0 and (res.x == 1).all() and res.jac.shape == (4,)
 
 
+def test_a_gradient_whose_square_overflows_ends_it():
+    """Adam's mean square is then infinite: it has no step."""
+    f = ig.Objective(lambda w, lam: 0.5 * float(np.sum((w - lam) ** 2)), lambda w, lam: w - lam)
+    g = ig.Objective(
+        lambda w, lam: 1e200 * float(np.sum(w)), lambda w, lam: np.full(1, 1e200), n_lam=0
+    )
+    res = ig.minimize(f, g, [1.0], method="adam", theta0=[0.0], options={"warn": False})
+    assert res.status == 4 and not res.success and res.nit == 0 and res.x == 1.0
+
+
 def test_a_step_too_far_ends_at_the_last_model_that_could_be_trained():
     f, g, _ = small_problem()
     res = ig.minimize(f, g, np.zeros(4), method="gd", options={"learning_rate": 1e7})

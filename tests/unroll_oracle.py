@@ -7,6 +7,16 @@ import numpy as np
 
 from reference import WIDE
 
+OPTIMIZERS = ("gd", "momentum", "adam")
+MODES = ("reverse", "forward")
+
+
+def step_size(ref, theta, lam, optimizer):
+    """One that suits the optimizer at θ."""
+    if optimizer == "adam":
+        return 0.05
+    return 0.5 / float(np.linalg.eigvalsh(np.asarray(ref.hess(theta, lam), dtype=float))[-1])
+
 
 def unrolled(f, g, theta0, lam, steps, alpha, optimizer="gd", truncate=None):
     """θ_K, g(θ_K) and its gradients in λ, α and θ_0, through the last `truncate` steps."""

@@ -108,6 +108,7 @@ void register_linearizations(py::module_& m) {
                                    copy_vector(at.jac_lam()), norm(at.jac_lam()));
            })
       .def_property_readonly("hess", [](const shared& at) { return part(at, &at->hess()); })
+      .def_property_readonly("bytes", &linearization::bytes)
       .def_property_readonly("system", [](const shared& at) { return part(at, &at->system()); })
       .def_property_readonly("gauss_newton",
                              [](const shared& at) { return part(at, at->gauss_newton()); })

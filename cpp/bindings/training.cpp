@@ -13,8 +13,9 @@ namespace implicitgrad::python {
 
 namespace {
 
-/// A Python object that stands for an objective at one point, with fun, jac, and the methods hess()
-/// -> Operator, jac_lam(), cross(u) and cross_transpose(q), which are called when they are needed.
+/// A Python object that stands for an objective at one point, with fun, jac, bytes, and the methods
+/// hess() -> Operator, jac_lam(), cross(u) and cross_transpose(q), which are called when they are
+/// needed.
 class callback_linearization : public CrossLinearization {
  public:
   callback_linearization(py::object at, index n_theta, index n_lam)
@@ -51,10 +52,9 @@ class callback_linearization : public CrossLinearization {
     product("cross_transpose", q, out);
   }
 
-  /// What it holds is not known: as much, at most, as H and C do in dense form.
   double bytes() const override {
-    const auto n = static_cast<double>(jac_.size());
-    return 8.0 * n * (n + static_cast<double>(n_lam_));
+    py::gil_scoped_acquire gil;
+    return 8.0 * static_cast<double>(jac_.size()) + py::cast<double>(at_.attr("bytes"));
   }
 
  private:

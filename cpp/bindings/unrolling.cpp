@@ -79,7 +79,6 @@ void register_unrolling(py::module_& m) {
       .def_readonly("steps", &unroll_report::steps)
       .def_readonly("linearizations", &unroll_report::linearizations)
       .def_readonly("products", &unroll_report::products)
-      .def_readonly("segment", &unroll_report::segment)
       .def_readonly("fun", &unroll_report::fun)
       .def_readonly("stationarity", &unroll_report::stationarity)
       .def_readonly("grad_rate", &unroll_report::grad_rate)

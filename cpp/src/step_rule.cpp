@@ -53,6 +53,7 @@ class descent_rule : public StepRule {
 
 /// Where s = 0 every gradient so far was zero there (or its square too small to be seen beside ε),
 /// and so is m: the step's derivative along s is then zero, and that along m is α / ε as elsewhere.
+/// Where s overflows the step is NaN: 0 would pass for one.
 class adam_rule : public StepRule {
  public:
   adam_rule(double rate, double beta1, double beta2, double eps)
@@ -67,6 +68,7 @@ class adam_rule : public StepRule {
       m[i] = beta1_ * m[i] + (1.0 - beta1_) * gradient[i];
       s[i] = beta2_ * s[i] + (1.0 - beta2_) * gradient[i] * gradient[i];
       out[i] = rate_ * (m[i] * at.mean) / (std::sqrt(s[i] * at.square) + eps_);
+      if (std::isinf(s[i])) out[i] = std::numeric_limits<double>::quiet_NaN();
     }
   }
 

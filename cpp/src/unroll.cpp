@@ -47,6 +47,12 @@ linearization linearize(const Objective& f, const vector& theta, const double* l
   return at;
 }
 
+// Beside θ, and beside f, a step is no more than rounding where it is less than
+constexpr double of_theta = 1e-5, of_f = 1e-12;
+
+// A cycle has just the curvature that the rule bears; what is met falls short of it by rounding.
+constexpr double cycle = 0.999;
+
 /// The training of f, step by step, and what it sees of H on its way.
 class training {
  public:
@@ -91,29 +97,34 @@ class training {
     return true;
   }
 
-  /// Takes note of a curvature vᵀHv / vᵀv that was met at step t. Returns whether it tells that the
-  /// steps diverge: it is more than the rule bears, as good as at least, which leaves a cycle; and
-  /// later than half way, as what is met before says little of where they lead.
+  /// Takes note of a curvature vᵀHv / vᵀv that was met at step t. Returns whether that is one of
+  /// steps that diverge or cycle: at least what the rule bears, but for rounding, and later than
+  /// half way, as what is met before says little of where they lead.
   bool see_curvature(double vhv, double vv, index t) {
     const double curvature = vv > 0.0 ? vhv / vv : 0.0;
     if (vv > 0.0 && std::isfinite(curvature)) {
       report_.curvature_min = std::min(report_.curvature_min, curvature);
       report_.curvature_max = std::max(report_.curvature_max, curvature);
     }
-    return 2 * t > steps_ && curvature >= 0.999 * rule_.most_curvature();
+    return 2 * t > steps_ && curvature >= cycle * rule_.most_curvature();
   }
 
-  /// Steps that told so: f rose along them, by the parabola through their ends.
+  /// Steps that told so: the parabola through their ends does not fall.
   index rises() const { return rises_; }
 
  private:
-  /// What the gradient after a step says of the mean curvature along it. A step that is next to
-  /// nothing beside θ says nothing but rounding.
+  /// What the gradient after a step s says of the mean curvature along it: κ = sᵀ(∇ − ∇ after) /
+  /// sᵀs. A step that is next to nothing beside θ says nothing but rounding, and so does one of
+  /// which the curvature moves f by next to nothing, ½ κ sᵀs, beside the largest f so far: where θ⋆
+  /// is zero, no step is small beside θ. (What f rises by is no measure: in a cycle that is
+  /// nothing.)
   void see(const checkpoint& here, const linearization& at) {
-    if (before_ && norm(step_) > 1e-5 * norm(here.theta)) {
+    largest_ = std::max(largest_, std::abs(at->fun()));
+    if (before_ && norm(step_) > of_theta * norm(here.theta)) {
       double change = 0.0;
       for (index i = 0; i < size(); ++i) change += step_[i] * (before_->jac()[i] - at->jac()[i]);
-      rises_ += see_curvature(change, dot(step_, step_), here.t);
+      if (0.5 * std::abs(change) > of_f * largest_)
+        rises_ += see_curvature(change, dot(step_, step_), here.t);
     }
     before_ = at;
     reached_ = here.t;
@@ -126,15 +137,19 @@ class training {
   unroll_report& report_;
   vector step_;
   linearization before_;
+  double largest_ = 0.0;
   index reached_ = -1, rises_ = 0;
 };
 
 /// The adjoints of θ, the rule's memory, λ and α, carried back step by step.
 class adjoints {
  public:
-  adjoints(training& path, const StepRule& rule, const vector& outer, index n_lam)
+  adjoints(training& path, const StepRule& rule, const vector& outer, index n_lam, index middle)
       : path_(path),
         rule_(rule),
+        middle_(middle),
+        at_end_(norm(outer)),
+        at_middle_(at_end_),
         theta_(outer),
         memory_(zeros(path.memory_size())),
         gradient_(zeros(path.size())),
@@ -156,17 +171,21 @@ class adjoints {
     unstable_ += path_.see_curvature(dot(gradient_, hv_), dot(gradient_, gradient_), step.t);
     if (m > 0) step.at->cross_transpose(v, {cv_.data(), m, 1});
     host_space::axpby(m, 1.0, cv_.data(), 1.0, lam_.data());
+    if (step.t == middle_ + 1) at_middle_ = norm(theta_);
     return true;
   }
 
   const vector& theta() const { return theta_; }
   const vector& lam() const { return lam_; }
   double rate() const { return rate_; }
-  index unstable() const { return unstable_; }  // products that told so
+  index unstable() const { return unstable_; }        // products that told so
+  bool grew() const { return at_middle_ > at_end_; }  // θ̄, over the later half of the steps
 
  private:
   training& path_;
   const StepRule& rule_;
+  index middle_;
+  double at_end_, at_middle_;
   vector theta_, memory_, gradient_, hv_, lam_, cv_;
   double rate_ = 0.0;
   index unstable_ = 0;
@@ -175,10 +194,11 @@ class adjoints {
 /// The tangents of θ and of the rule's memory along each λ and, last, along α.
 class tangents {
  public:
-  tangents(training& path, const StepRule& rule, index n_lam)
+  tangents(training& path, const StepRule& rule, index n_lam, index middle)
       : path_(path),
         rule_(rule),
         m_(n_lam),
+        middle_(middle),
         theta_(zeros(path.size() * (m_ + 1))),
         memory_(zeros(path.memory_size() * (m_ + 1))),
         gradient_(theta_),
@@ -193,16 +213,19 @@ class tangents {
     if (!finite(theta_)) return false;
     const index n = path_.size(), of_lam = n * m_;
     step.at->hess().apply({theta_.data(), n, m_ + 1}, {gradient_.data(), n, m_ + 1});
-    unstable_ += path_.see_curvature(host_space::dot(of_lam, theta_.data(), gradient_.data()),
-                                     host_space::dot(of_lam, theta_.data(), theta_.data()), step.t);
+    unstable_ += path_.see_curvature(dot(theta_, gradient_), dot(theta_, theta_), step.t);
     if (m_ > 0) step.at->cross({unit_.data(), m_, m_}, {cross_.data(), n, m_});
     host_space::axpby(of_lam, 1.0, cross_.data(), 1.0, gradient_.data());
+    double squares = 0.0;
     for (index c = 0; c <= m_; ++c) {
       rule_.push(step.t, step.at->jac().data(), path_.memory_of(step.memory),
                  gradient_.data() + c * n, c == m_ ? 1.0 : 0.0,
                  {memory_.data() + c * path_.memory_size(), n, rule_.slots()}, step_.data());
       host_space::axpby(n, -1.0, step_.data(), 1.0, theta_.data() + c * n);
+      squares += dot(step_, step_);
     }
+    moved_ = std::sqrt(squares);
+    if (step.t <= middle_) moved_before_ = moved_;
     return true;
   }
 
@@ -210,12 +233,17 @@ class tangents {
   double along(const vector& v, index c) const {
     return host_space::dot(path_.size(), v.data(), theta_.data() + c * path_.size());
   }
-  index unstable() const { return unstable_; }  // products that told so, all λ together
+  index unstable() const { return unstable_; }  // products that told so, all tangents together
+
+  /// The steps of θ̇ over the later half: where H and C are constant, they are what the adjoint is,
+  /// multiplied by I − αH each time, while θ̇ itself grows towards −H⁻¹C from zero.
+  bool grew() const { return moved_ > moved_before_; }
 
  private:
   training& path_;
   const StepRule& rule_;
-  index m_;
+  index m_, middle_;
+  double moved_ = 0.0, moved_before_ = 0.0;
   vector theta_, memory_, gradient_, cross_, step_, unit_;
   index unstable_ = 0;
 };
@@ -249,9 +277,12 @@ vector arrive(training& path, const checkpoint& end, const Objective& g, const d
 /// How the steps that were differentiated went.
 struct outcome {
   bool finite;
-  bool grew;       // whether the derivatives did
+  bool grew;       // whether the derivatives did, over the later half of those steps
   index unstable;  // products with a curvature that makes them
 };
+
+/// The last step of the earlier half of those that are differentiated.
+index middle(const unroll_options& options) { return options.steps - options.differentiated / 2; }
 
 /// A single one may be one step that was too long.
 constexpr index enough = 2;
@@ -268,18 +299,17 @@ outcome reverse(training& path, const StepRule& rule, checkpoint here, bool good
         segment_length(options.differentiated, 8.0 * static_cast<double>(path.size()) + of_memory,
                        tape.back().at->bytes() + of_memory, options.memory);
   }
-  const auto to_its_end = [&] {
-    return path.run(here, std::min(starts.back().t + report.segment, options.steps), &tape);
-  };
-  good = good && to_its_end();
+  // The first segment is the short one: of all but the last, the steps are repeated.
+  const index rest = options.differentiated - 1;
+  if (good) good = path.run(here, here.t + rest % report.segment, &tape);
   while (good && here.t < options.steps) {
     starts.push_back(here);
     tape.clear();
-    good = to_its_end();
+    good = path.run(here, here.t + report.segment, &tape);
   }
 
   const vector outer = arrive(path, here, g, lam, report);
-  adjoints bar(path, rule, outer, length(report.direct));
+  adjoints bar(path, rule, outer, length(report.direct), middle(options));
   bool carried = true;
   for (;;) {
     for (; carried && !tape.empty(); tape.pop_back(), ++report.products)
@@ -297,14 +327,14 @@ outcome reverse(training& path, const StepRule& rule, checkpoint here, bool good
     report.grad_theta0 = bar.theta();
     for (double& x : report.grad_theta0) x += lost;
   }
-  return {good && carried, norm(bar.theta()) > norm(outer), bar.unstable()};
+  return {good && carried, bar.grew(), bar.unstable()};
 }
 
 outcome forward(training& path, const StepRule& rule, checkpoint here, bool good,
                 const Objective& g, const double* lam, const unroll_options& options,
                 unroll_report& report) {
   const index n_lam = length(report.direct);
-  tangents moved(path, rule, n_lam);
+  tangents moved(path, rule, n_lam, middle(options));
   bool carried = true;
   while (good && carried && here.t < options.steps) {
     const record step = path.advance(here);
@@ -316,7 +346,7 @@ outcome forward(training& path, const StepRule& rule, checkpoint here, bool good
   const vector outer = arrive(path, here, g, lam, report);
   for (index l = 0; l < n_lam; ++l) report.grad[l] += moved.along(outer, l);
   report.grad_rate = moved.along(outer, n_lam);
-  return {good && carried, true, moved.unstable()};
+  return {good && carried, moved.grew(), moved.unstable()};
 }
 
 }  // namespace
@@ -331,7 +361,7 @@ unroll_report unroll(const Objective& f, const Objective& g, const StepRule& rul
   const auto sweep = options.forward ? forward : reverse;
   const outcome found = sweep(path, rule, std::move(here), good, g, lam, options, report);
   if (!found.finite || !std::isfinite(report.fun + report.stationarity + report.grad_rate) ||
-      !finite(report.grad))
+      !finite(report.grad) || !finite(report.grad_theta0))
     report.status = unroll_status::non_finite;
   else if (path.rises() >= enough || (found.grew && found.unstable >= enough))
     report.status = unroll_status::diverged;

@@ -3,12 +3,12 @@
 from resource import RUSAGE_SELF, getrusage
 from time import perf_counter
 
-import matplotlib.figure
+import matplotlib.pyplot as plt
 import numpy as np
 
 import implicitgrad as ig
 
-STEPS = (1, 3, 10, 30, 100, 300, 1000)
+STEPS, LABELS = (1, 3, 10, 30, 100, 300, 1000), ("log10 of the error", "seconds", "KiB more")
 rng = np.random.default_rng(0)
 X = rng.standard_normal((4000, 20)) * np.geomspace(1, 0.2, 20)
 y = X @ rng.standard_normal(20) + rng.standard_normal(4000) > 0
@@ -17,24 +17,24 @@ lam, start = np.full(20, -5.0), np.zeros(20)
 w = ig.train(f, lam).x
 exact = ig.implicit_grad(f, g, w, lam, tol=1e-12).grad
 a = 1 / np.linalg.eigvalsh(f.linearize(w, lam).hess @ np.eye(20))[-1]
-quiet = {"warn": False, "certify": False}
-solve = lambda how, **o: ig.implicit_grad(f, g, w, lam, how, 1e-14, {**quiet, **o})  # noqa: E731
+cg = {"preconditioner": "none", "certify": False, "warn": False}
+series = {"step_size": a, "certify": False, "warn": False}
 ways = {
-    "identity": lambda k: solve("identity"),
-    "CG": lambda k: solve("cg", maxiter=k, preconditioner="none"),
-    "Neumann": lambda k: solve("neumann", terms=k, step_size=a),
+    "CG": lambda k: ig.implicit_grad(f, g, w, lam, "cg", 1e-14, {**cg, "maxiter": k}),
+    "Neumann": lambda k: ig.implicit_grad(f, g, w, lam, "neumann", None, {**series, "terms": k}),
     "last 30 steps": lambda k: ig.unrolled_grad(f, g, start, lam, k, a, truncate=min(k, 30)),
     "unrolled": lambda k: ig.unrolled_grad(f, g, start, lam, k, a),
 }
-axes = (figure := matplotlib.figure.Figure((12, 3.5), layout="constrained")).subplots(1, 3)
+figure, panels = plt.subplots(1, 3, figsize=(12, 3.5), layout="constrained")
 for name, way in ways.items():
-    rows = []
+    rows, before = [], getrusage(RUSAGE_SELF).ru_maxrss  # a peak: the largest way comes last
     for k in STEPS:
-        began, before = perf_counter(), getrusage(RUSAGE_SELF).ru_maxrss
-        off = np.linalg.norm(way(k).grad - exact) / np.linalg.norm(exact)
-        rows.append((off, perf_counter() - began, getrusage(RUSAGE_SELF).ru_maxrss - before))
-    print(f"{name:14}", " ".join(f"{row[0]:6.0e}" for row in rows))
-    for i, label in enumerate(("relative error", "seconds", "KiB more")):
-        axes[i].semilogx(STEPS, np.array(rows)[:, i], label=name)
-        axes[i].set(xlabel="K", ylabel=label)
-axes[0].set_yscale("log"), axes[0].legend(), figure.savefig("unrolling.png")
+        began, grad = perf_counter(), way(k).grad
+        took, peak = perf_counter() - began, getrusage(RUSAGE_SELF).ru_maxrss
+        rows.append((np.log10(np.linalg.norm(grad - exact)), took, peak - before))
+    print(f"{name:14}", " ".join(f"{row[0]:5.1f}" for row in rows))
+    for panel, label, values in zip(panels, LABELS, np.transpose(rows), strict=True):
+        panel.plot(STEPS, values, label=name)
+        panel.set(xlabel="K", ylabel=label, xscale="log")
+panels[0].legend()
+figure.savefig("unrolling.png")

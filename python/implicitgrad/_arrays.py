@@ -12,6 +12,7 @@ import scipy.sparse
 from . import _core
 
 MOST_THREADS = 1024
+MOST_INTEGER = 2**63 - 1  # that the core can count to
 
 # exp() of these is the smallest normal and the largest finite double.
 LAM_MIN, LAM_MAX = -708.39641853226408, 709.78271289338397
@@ -333,6 +334,8 @@ def integer(value: Any, name: str, least: int) -> int:
         raise TypeError(f"{name} must be an integer, found {value!r}") from None
     if number < least:
         raise ValueError(f"{name} must be at least {least}, found {number}")
+    if number > MOST_INTEGER:
+        raise ValueError(f"{name} must be at most 2**63 - 1, found {number}")
     return number
 
 
@@ -379,6 +382,14 @@ def returned(value: Any, size: int | None, name: str) -> np.ndarray:
     if array.size != (size or 1):
         raise ValueError(f"{name} returned shape {array.shape}, expected {(size,) if size else ()}")
     return array.astype(np.float64).reshape((size,) if size else ())
+
+
+def shaped(value: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
+    """A part `name` of a user's linearisation, as float64; NaN and infinity are let through."""
+    array = np.asarray(value, dtype=np.float64)
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
+    return array
 
 
 def choice(value: Any, name: str, allowed: tuple[str, ...]) -> str:

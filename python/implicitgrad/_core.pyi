@@ -306,6 +306,8 @@ class Linearization:
     def project(self, v: ArrayLike, /) -> _Array: ...  # takes off what v has of them
     @property
     def gauss_newton(self) -> Operator | None: ...
+    @property
+    def bytes(self) -> float: ...  # that it holds for itself
     def costs(self, nats: float, /) -> tuple[float, float, float, float]: ...
     def gradient_terms(self, by_row: bool, /) -> _Array: ...
     # Columns (t + |diagonal ∘ q|) ∘ pattern and u ∘ pattern, t and u the gradient_terms of g and f.
@@ -374,7 +376,7 @@ class HyperMlp(NativeObjective):
 
 # Training.
 
-# linearize(theta, lam) -> an object with fun, jac, hess() -> Operator, jac_lam(), cross(u) and
+# linearize(theta, lam) -> an object with fun, jac, bytes, hess() -> Operator, jac_lam(), cross(u) and
 # cross_transpose(q), whose methods are called when they are needed.
 class CallbackObjective(NativeObjective):
     def __init__(
@@ -430,8 +432,6 @@ class UnrollReport:
     def linearizations(self) -> int: ...
     @property
     def products(self) -> int: ...
-    @property
-    def segment(self) -> int: ...  # steps whose records are in memory at once
     @property
     def fun(self) -> float: ...
     @property

@@ -17,12 +17,12 @@ import scipy.optimize
 
 from . import _arrays, _core
 from ._native import passer
-from ._rules import adam, descent
+from ._rules import adam, heavy_ball
 
 # Of the rules: how they begin where nothing else is asked for.
 RULES: dict[str, Callable[..., Any]] = {
     "adam": partial(adam, rate=1e-3),
-    "sgd": partial(descent, rate=0.01, momentum=0.9),
+    "sgd": partial(heavy_ball, rate=0.01),
 }
 MAXITER = {"auto": 2000, "newton": 200, "lbfgs": 2000, "adam": 1000, "sgd": 1000}
 METHODS = tuple(MAXITER)

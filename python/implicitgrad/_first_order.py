@@ -52,7 +52,7 @@ def descend(
         if nit == maxiter:
             break
         following = np.clip(lam - update.step(grad), low, high)
-        value, slope = h(following)
+        value, slope = h(following) if h._problem.in_range(following) else (math.inf, grad)
         if not math.isfinite(value):
             status, message = (
                 4,

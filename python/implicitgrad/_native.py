@@ -1,6 +1,7 @@
-"""Which objectives are the library's own, so that work on them may stay in the core.
+"""Which objectives are the library's own, so that work on them may stay in the core, and the others as
+the core calls them back.
 
-A subclass that overrides `linearize` is not: what it overrides is what counts.
+A subclass that overrides `linearize` is not the library's own: what it overrides is what counts.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from . import _core, solvers
+from . import _arrays, _core, solvers
 from ._native_objective import NativeObjective
 from .callables import Objective
+from .linearization import NativeLinearization
 
 
 def is_native(f: Any) -> bool:
@@ -31,31 +33,55 @@ def passer(f: Any) -> Callable[..., Any]:
     return f._pass if is_native(f) else linearizer(f)
 
 
-def core_objective(f: Any, n_theta: int, n_lam: int) -> Any:
-    """An objective as the core sees it: the library's own, or one that is called back."""
+def core_objective(f: Any, n_theta: int, n_lam: int, name: str = "f") -> Any:
+    """An objective as the core sees it: the library's own, or one that is called back; `name` is what
+    messages call it."""
     if is_native(f):
         return f._core
     linearize = linearizer(f)
-    return _core.CallbackObjective(lambda *at: CalledBack(linearize(*at), n_lam), n_theta, n_lam)
+    return _core.CallbackObjective(
+        lambda *at: CalledBack(linearize(*at), n_theta, n_lam, f"{name}.linearize(...)"),
+        *(n_theta, n_lam),
+    )
 
 
 class CalledBack:
     """A linearisation of a user's objective, each part computed when the core asks for it."""
 
-    def __init__(self, at: Any, n_lam: int):
-        self._at, self._n_lam = at, n_lam
-        self.fun, self.jac = float(at.fun), np.asarray(at.jac, dtype=np.float64)
+    def __init__(self, at: Any, n_theta: int, n_lam: int, name: str):
+        self._at, self._n_theta, self._n_lam, self._name = at, n_theta, n_lam, name
+        self.fun, self.jac = float(at.fun), _arrays.shaped(at.jac, (n_theta,), f"{name}.jac")
+
+    @property
+    def bytes(self) -> int:
+        """What is held from the first: the point, and the derivatives that are arrays by now. Those that
+        are computed when asked for hold nothing before, and what is in a closure cannot be seen."""
+        if isinstance(self._at, NativeLinearization):
+            return int(self._at._core.bytes)
+        held = (
+            getattr(self._at, "__dict__", {}).get(part) for part in ("jac_lam", "hess", "cross")
+        )
+        return 8 * (self._n_theta + self._n_lam) + self.jac.nbytes + sum(map(_nbytes, held))
 
     def hess(self) -> Any:
         return solvers.core_operator(self._at)
 
     def jac_lam(self) -> np.ndarray:
         found = self._at.jac_lam
-        none = found is None or np.size(found) == 0  # an outer loss that ignores λ
-        return np.zeros(self._n_lam) if none else np.asarray(found, dtype=np.float64)
+        if found is None or np.size(found) == 0:  # an outer loss that ignores λ
+            return np.zeros(self._n_lam)
+        return _arrays.shaped(found, (self._n_lam,), f"{self._name}.jac_lam")
 
     def cross(self, u: np.ndarray) -> np.ndarray:
-        return np.asarray(self._at.cross @ u, dtype=np.float64)
+        shape = (self._n_theta, *u.shape[1:])
+        return _arrays.shaped(self._at.cross @ u, shape, f"{self._name}.cross @ u")
 
     def cross_transpose(self, q: np.ndarray) -> np.ndarray:
-        return np.asarray(self._at.cross.T @ q, dtype=np.float64)
+        shape = (self._n_lam, *q.shape[1:])
+        return _arrays.shaped(self._at.cross.T @ q, shape, f"{self._name}.cross.T @ q")
+
+
+def _nbytes(part: Any) -> int:
+    """Of an array, or of the arrays that a sparse matrix or an operator has for attributes."""
+    parts = [part] if isinstance(part, np.ndarray) else getattr(part, "__dict__", {}).values()
+    return sum(array.nbytes for array in parts if isinstance(array, np.ndarray))

@@ -52,6 +52,8 @@ class Problem:
 
     def in_range(self, lam: np.ndarray) -> bool:
         """Whether nothing that f makes of λ overflows or underflows, as far as that is known."""
+        if not np.isfinite(lam).all():
+            return False
         try:
             self.check_lam(lam)
         except _arrays.OutOfRange:
@@ -66,6 +68,18 @@ class Problem:
 
     def at(self, theta: np.ndarray, lam: np.ndarray) -> Point:
         return Point(self._linearize_f(theta, lam), self._linearize_g(theta, lam), theta, lam)
+
+    def try_out(self, theta: np.ndarray, lam: np.ndarray) -> None:
+        """Meet what only a user's functions themselves can show, shapes that do not fit or a problem too
+        large to be differentiated from values, before work that takes many calls of them begins: f and
+        g at one point, and one product each with H and Cᵀ, where they are not the library's own."""
+        if self.native and is_native(self.g):
+            return
+        point = self.beside(theta, lam)
+        if not self.native:
+            point.hess.apply(point.b)
+            product = cross_vjp(point.F, point.b)
+            _arrays.shaped(product, lam.shape, "f.linearize(...).cross.T @ q")
 
     def beside(self, theta: np.ndarray, lam: np.ndarray) -> Point:
         """`at`, for a point that is only looked at: objectives that remember their last point keep
@@ -99,16 +113,16 @@ class Point:
         if isinstance(F, NativeLinearization):
             self.gradient, self.stationarity, self.hess = F.jac, F.jac_norm, F._core.system
         else:
-            self.gradient = _shaped(F.jac, theta.size, "f.linearize(...).jac")
+            self.gradient = _arrays.shaped(F.jac, theta.shape, "f.linearize(...).jac")
             self.stationarity, self.hess = norm(self.gradient), solvers.core_operator(F)
         if isinstance(G, NativeLinearization):
             self.b, self.b_norm = G.jac, G.jac_norm
             direct, self.direct_norm = G.jac_lam, G.jac_lam_norm
         else:
-            self.b = _shaped(G.jac, theta.size, "g.linearize(...).jac")
+            self.b = _arrays.shaped(G.jac, theta.shape, "g.linearize(...).jac")
             direct, self.b_norm = G.jac_lam, norm(self.b)
             if direct is not None and np.size(direct):
-                direct = _shaped(direct, lam.size, "jac_lam of g")
+                direct = _arrays.shaped(direct, lam.shape, "jac_lam of g")
                 self.direct_norm = norm(direct)
         least = self.least(self.b)
         if least is not self.b:
@@ -225,10 +239,3 @@ class Point:
     def finite(self) -> bool:
         # A sum of norms, none negative, is finite only if each of them is.
         return math.isfinite(self.G.fun + self.b_norm + self.direct_norm + self.stationarity)
-
-
-def _shaped(value: Any, size: int, name: str) -> np.ndarray:
-    array = np.asarray(value, dtype=np.float64)
-    if array.shape != (size,):
-        raise ValueError(f"{name} has shape {array.shape}, expected {(size,)}")
-    return array

@@ -270,12 +270,15 @@ TRAIN_MESSAGES = {
 TRAIN_STATUS = {"converged": 0, "iteration_limit": 1, "line_search_failed": 4, "non_finite": 5}
 
 # How unrolled differentiation can end.
+UNROLL_TRUNCATED = (
+    "The derivative of g through the last {differentiated} of {steps} steps, as asked; what came before "
+    "counts as constant, which biases it."
+)
 UNROLL_ENDINGS: dict[str, tuple[int, str]] = {
     "finished": (OK, "The derivative of g through all {steps} steps. {distance}"),
     "truncated": (
         LIMIT,
-        "The derivative of g through the last {differentiated} of {steps} steps, as asked; what came "
-        "before counts as constant, which biases it. {distance}",
+        f"{UNROLL_TRUNCATED} {{distance}}",
     ),
     "diverged": (
         LIMIT,
@@ -295,5 +298,9 @@ UNROLL_DISTANCE = {
         "pays for a solve that tells."
     ),
     "known": "Its estimated distance to the hypergradient at the minimum is {error:.1e}.",
+    "doubtful": (
+        "Its distance to the hypergradient at the minimum may be {error:.1e}, but the solve for that "
+        "one did not succeed: {message}"
+    ),
     "failed": "The hypergradient at the minimum was not found, to compare with: {message}",
 }

@@ -8,6 +8,7 @@ outer loop, where both are in one dict, and `name` is what the length of a step 
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any
 
 from scipy.optimize import OptimizeWarning
@@ -25,6 +26,10 @@ def descent(
     """v ← μ v + α ∇,  x ← x − v: gradient descent, with momentum where μ > 0."""
     rate = _arrays.number(options.pop(prefix + name, rate), prefix + name, positive=True)
     return _core.StepRule.descent(rate, _share(options, prefix + "momentum", momentum))
+
+
+# With the momentum that is usual.
+heavy_ball = partial(descent, momentum=0.9)
 
 
 def adam(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,13 +13,13 @@ from . import _arrays, _core, _implicit, _options, _result
 from ._native import core_objective, is_native
 from ._problem import Problem, tolerance
 from ._result import UnrolledGradResult
-from ._rules import adam, descent, refuse_unknown
+from ._rules import adam, descent, heavy_ball, refuse_unknown
 
-# The rule of each optimizer, its defaults, and the names of its options.
-_OPTIMIZERS: dict[str, tuple[Callable[..., _core.StepRule], dict[str, float]]] = {
-    "gd": (descent, {}),
-    "momentum": (descent, {"momentum": 0.9}),
-    "adam": (adam, {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}),
+# The rule of each optimizer, and which options it takes.
+_OPTIMIZERS: dict[str, tuple[Callable[..., _core.StepRule], tuple[str, ...]]] = {
+    "gd": (descent, ()),
+    "momentum": (heavy_ball, ("momentum",)),
+    "adam": (adam, ("beta1", "beta2", "eps")),
 }
 MODES = ("reverse", "forward")
 
@@ -83,7 +83,8 @@ def unrolled_grad(
     mode : {"reverse", "forward"}
         "reverse" carries ∇θg back: a product with H and one with Cᵀ a step, whatever n_lam is, and it
         has to remember the steps. "forward" carries dθ/dλ along: n_lam + 1 products with H a step in
-        one block, and nothing to remember; for few λ [4]_.
+        one block and all of C, and no steps to remember but blocks of n_theta (n_lam + 1) numbers; for
+        few λ [4]_. All of C is n_theta calls of cross_vjp a step, where f is an `Objective` that has it.
     options : dict, optional
         momentum : float, default 0.9
             μ in [0, 1), of "momentum".
@@ -93,7 +94,8 @@ def unrolled_grad(
             Bytes that reverse mode may remember steps in. Where all of them need more, it remembers
             θ at intervals and repeats the steps in between, which takes up to K linearisations more
             and in the least about 2 √K times what one step takes; it does with that where `memory` is
-            less still. The result is the same to the last bit.
+            less still. The result is the same to the last bit. Of a user's f it counts θ, λ and the
+            derivatives that are arrays; what its functions hold cannot be seen.
         certify : bool, default False
             Estimate how far grad is from the hypergradient at the minimum, with one solve of
             `implicit_grad` from theta.
@@ -122,7 +124,9 @@ def unrolled_grad(
     -----
     Each step reads the data once for its gradient, and in reverse mode once more for its product with H
     (and once for Cᵀ, where λ is in the rows). Derivatives of a step that diverges are those of
-    diverging numbers: of α ≥ 2/λmax(H) the result says so once the steps show it.
+    diverging numbers: of α ≥ 2/λmax(H) the result says so where two or more of the later half of the
+    steps show it. Where f or g is a user's, it is called at theta0 once more, before the first step, so
+    that what does not fit is refused before the work; that is not counted in nfev and nhev.
 
     References
     ----------
@@ -156,15 +160,15 @@ def unrolled_grad(
     if options is not None and not isinstance(options, Mapping):
         raise TypeError(f"options must be a dict or None, found {options!r}")
     given = dict(options or {})
-    make, defaults = _OPTIMIZERS[optimizer]
-    of_rule = {name: given.pop(name, default) for name, default in defaults.items()}
-    rule = make({"step_size": step_size, **of_rule}, name="step_size")
-    own = [field.name for field in fields(_Settings)]
-    settings = _Settings(**{name: given.pop(name) for name in own if name in given})
+    make, names = _OPTIMIZERS[optimizer]
+    rule = make({"step_size": step_size, **_taken(given, names)}, name="step_size")
+    settings = _Settings(**_taken(given, [field.name for field in fields(_Settings)]))
     refuse_unknown(given, stacklevel=3)
 
-    inner, outer = (core_objective(loss, theta0.size, lam.size) for loss in (problem.f, problem.g))
+    inner = core_objective(problem.f, theta0.size, lam.size, "f")
+    outer = core_objective(problem.g, theta0.size, lam.size, "g")
     with np.errstate(all="ignore"):  # what overflows in a user's functions comes out as a status
+        problem.try_out(theta0, lam)
         report = _core.unroll(
             inner,
             outer,
@@ -188,6 +192,11 @@ def unrolled_grad(
     return result
 
 
+def _taken(options: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Those of the options, which no longer have them."""
+    return {name: options.pop(name) for name in names if name in options}
+
+
 def _minimum(problem: Problem, theta: np.ndarray, lam: np.ndarray) -> Any:
     """The hypergradient at the minimum that θ is near."""
     quiet = _options.Options(warn=False)
@@ -200,7 +209,9 @@ def _answer(
     error, distance = math.inf, _result.UNROLL_DISTANCE["unknown"]
     if near is not None:
         error = _core.norm(report.grad - near.grad) + near.error
-        found = "known" if math.isfinite(error) else "failed"
+        found = "failed"
+        if math.isfinite(error):
+            found = "known" if near.success else "doubtful"
         distance = _result.UNROLL_DISTANCE[found].format(error=error, message=near.message)
     why = report.status
     if why == "finished" and differentiated < steps:
@@ -210,6 +221,8 @@ def _answer(
     if high > rule.most_curvature:
         cause = f": the curvature of f reaches {high:.1e}, for which step_size is too large"
     status, text = _result.UNROLL_ENDINGS[why]
+    if why == "diverged" and differentiated < steps:
+        text = f"{text} {_result.UNROLL_TRUNCATED}"
     return UnrolledGradResult(
         grad=report.grad,
         fun=report.fun,

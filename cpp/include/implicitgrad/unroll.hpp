@@ -10,7 +10,8 @@
 // Reverse mode visits the steps from the last to the first and needs each one's linearisation. A
 // tape of all of them takes K r bytes, r those of one (a curvature for each row). Where that is
 // more than the budget, the steps are cut into segments of s; of each only the θ (and the rule's
-// memory) at its start is kept, c bytes, and its tape is recorded anew when the sweep comes to it:
+// memory) at its start is kept, c bytes, and its tape is recorded anew when the sweep comes to it
+// (but for the last; the first is the one that is shorter where s does not divide K):
 //
 //   memory  ⌈K/s⌉ c + s r,      at least 2 √(K c r);      cost  K − s linearisations more.
 //
@@ -36,8 +37,7 @@ struct unroll_options {
   index steps = 0;
   index differentiated = 0;  // the last so many of them; what came before counts as constant
   bool forward = false;
-  double memory =
-      0.0;  // bytes for the tape and its checkpoints; the least possible if that is more
+  double memory = 0.0;  // bytes for tape and checkpoints; the least possible if that is more
 };
 
 struct unroll_report {
@@ -62,8 +62,10 @@ index segment_length(index steps, double checkpoint_bytes, double record_bytes, 
 /// `f` and `g` linearise to a CrossLinearization; g may have n_lam() = 0.
 ///
 /// Cost: of reverse mode, a linearisation of f and products with H and Cᵀ a step, and the
-/// linearisations that the budget makes it repeat; of forward mode, a linearisation and n_lam + 1
-/// products with H in one block. Memory of the latter: (1 + slots) n_theta (n_lam + 1) words.
+/// linearisations that the budget makes it repeat; of forward mode, a linearisation, n_lam + 1
+/// products with H in one block and one of C with the identity. Memory of the latter, beside the
+/// one linearisation: (3 + slots) n_theta (n_lam + 1) + n_lam² words (θ̇, H θ̇ + C, C, the rule's;
+/// I).
 unroll_report unroll(const Objective& f, const Objective& g, const StepRule& rule,
                      const double* theta0, const double* lam, const unroll_options& options);
 
