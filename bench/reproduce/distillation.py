@@ -11,6 +11,8 @@ classes, and on the 5,000 images themselves, with a few strengths.
 
 from __future__ import annotations
 
+import argparse
+
 import numpy as np
 
 import _protocol
@@ -20,8 +22,7 @@ from _protocol import QUIET
 DECAY, STEPS = 0.01, 100
 
 
-def main() -> None:
-    args = _protocol.arguments(__doc__)
+def main(args: argparse.Namespace) -> None:
     _, val, test = _protocol.images(args, 0, 5000)
     p = val.X.shape[1]
     g = ig.Softmax(*val)
@@ -51,11 +52,11 @@ def main() -> None:
         f"  {res.nit} steps, {res.nhev} Hessian-vector products, {seconds:.0f} s; {res.message}\n"
         f"  {_protocol.certificate(res.hypergradient)}"
     )
-    table = _protocol.Published()
+    table = _protocol.Published(args)
     table.row("hyperparameters", "7840", str(f.n_lam), f.n_lam == 7840)
     table.row("test accuracy of ten images as they are", "", f"{one:.4f}")
     table.row("test accuracy of ten learned images", "(pictures only)", f"{distilled:.4f}")
 
 
 if __name__ == "__main__":
-    main()
+    _protocol.run(main, __doc__)

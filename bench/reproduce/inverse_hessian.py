@@ -19,6 +19,7 @@ Errata, the first three as rows of the table:
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from typing import Any
 
@@ -99,8 +100,7 @@ def compare(f: Any, g: Any, name: str) -> dict[str, dict[int, tuple[float, float
     return found
 
 
-def main() -> None:
-    args = _protocol.arguments(__doc__)
+def main(args: argparse.Namespace) -> None:
     train, val, _ = _protocol.images(args, ROWS, ROWS)
     found = {}
     for name, hidden in (("linear", ()), ("one hidden layer", (4 if args.quick else 16,))):
@@ -108,7 +108,7 @@ def main() -> None:
         f = ig.MLP(*train, penalty=ig.L2("parameter"), **shape)
         found[name] = compare(f, ig.MLP(*val, **shape), name)
     print()
-    table = _protocol.Published()
+    table = _protocol.Published(args)
     for name, rows in found.items():
         neumann, cg, identity = rows["Neumann"], rows["CG"], rows["identity"]
         wins = sum(neumann[k][0] >= identity[k][0] for k in TERMS)
@@ -125,4 +125,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _protocol.run(main, __doc__)
