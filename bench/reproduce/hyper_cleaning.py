@@ -9,7 +9,7 @@ images are the test here.
 
 1. The first adjoint, by plain CG and by the Neumann series with the step 1 / 44.79 (theirs, from a
    bound on the curvature) and with 1/λmax(H) as measured, to residuals of 0.1 and 0.01 in norm, not
-   relative to ∇g. (Their gradient descent to 0.01, 6,661 iterations, is not run.) Then the library's
+   relative to ∇g; where 6,661 iterations do not suffice, the residual after them. Then the library's
    own choice, certified.
 2. minimize(method="inexact") in λ: L-BFGS where they descend. Minutes until g ≤ 0.456, with training
    at the start; then on, until the gradient is small. A step of L-BFGS may take several evaluations
@@ -32,6 +32,7 @@ import implicitgrad as ig
 from _protocol import QUIET, Images
 
 NOISE, DECAY, STEP, GOAL = 0.1, 0.002, 1 / 44.79, 0.456
+MOST = 6661  # iterations of a solve, the most that were published
 
 
 class Problem(NamedTuple):
@@ -72,20 +73,19 @@ def first_solve(p: Problem, theta: np.ndarray, table: _protocol.Published) -> No
     size = float(np.linalg.norm(p.g.linearize(theta).jac))
     solvers: list[tuple[str, str, dict[str, Any], dict[float, str]]] = [
         ("CG", "cg", {"preconditioner": "none"}, {0.1: "6", 0.01: "21–24"}),
-        ("Neumann, step 1/44.79", "neumann", {"step_size": STEP}, {0.1: "236"}),
+        ("Neumann, step 1/44.79", "neumann", {"step_size": STEP}, {0.1: "236", 0.01: "6661"}),
         ("Neumann, step 1/λmax(H)", "neumann", {}, {0.1: "", 0.01: ""}),
     ]
     for name, method, own, goals in solvers:
         for goal, published in goals.items():
             options = {**QUIET, **own, "stop": goal, "polish": False, "certify": False}
-            clock = _protocol.Clock()
+            options["maxiter"] = MOST
             res = ig.implicit_grad(p.f, p.g, theta, lam, method=method, options=options)
-            each = clock.stop() / res.nhev
+            reached = res.residual * size <= goal
             most = int(published.split("–")[-1]) if published else None
-            good = res.residual * size <= goal and res.nit <= most if most else None
-            table.row(f"{name}: iterations to {goal}", published, str(res.nit), good)
-    table.row("Neumann, step 1/44.79: iterations to 0.01", "6661", "not run")
-    print(f"  At {each:.3f} s a product, 6,661 products take {6661 * each / 60:.1f} minutes.")
+            same = reached and res.nit <= most if most else None
+            ours = str(res.nit) if reached else f"{res.residual * size:.3f} at {res.nit}"
+            table.row(f"{name}: iterations to {goal}", published, ours, same)
     res = ig.implicit_grad(p.f, p.g, theta, lam, options=QUIET)
     print(f"  default: {res.method}, {res.nhev} products, {_protocol.certificate(res)}")
 
