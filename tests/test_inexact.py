@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 from scipy.optimize import OptimizeWarning
-from sklearn.datasets import load_breast_cancer, load_diabetes
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
 
 import implicitgrad as ig
 from cases import Wrapped, quadratic, replaced, spd, well_posed
@@ -205,3 +205,47 @@ def test_unknown_options_warn():
     f, g = quadratic(H, np.eye(4)), quadratic(np.eye(4), np.zeros((4, 4)))
     with pytest.warns(OptimizeWarning, match="ftol"):
         ig.minimize(f, g, np.ones(4), method="inexact", options={"ftol": 1e-3})
+
+
+def images_to_learn(rows=3):
+    """Three images that a softmax regression on them is to know the digits by: λ are their pixels."""
+    X, y = load_digits(return_X_y=True)
+    keep = y < rows
+    f = ig.Softmax(
+        np.zeros((rows, 64)),
+        np.arange(rows),
+        penalty=ig.L2("none", fixed=0.01),
+        inputs=ig.Inputs(),
+    )
+    lam = 0.01 * np.random.default_rng(0).standard_normal(f.n_lam)
+    return f, ig.Softmax(X[keep] / 16, y[keep]), lam
+
+
+def test_entries_in_units_of_the_data_are_not_taken_for_logarithms():
+    f, g, lam = images_to_learn()
+    steps = []
+
+    def callback(intermediate_result):
+        steps.append(intermediate_result.x - lam)
+
+    options = {"maxiter": 8, "warn": False}
+    res = ig.minimize(f, g, lam, method="inexact", callback=callback, options=options)
+    # A step of 1 in each pixel would leave the images far from where their gradient was computed.
+    assert np.linalg.norm(steps[0]) <= 1
+    by_scipy = ig.minimize(f, g, lam, options=options, method="L-BFGS-B")
+    assert res.fun <= 1.1 * by_scipy.fun
+
+
+@pytest.mark.parametrize(
+    ("rows", "raw"),
+    [
+        ({"inputs": ig.Affine()}, [0] * 4 + [1] * 2),
+        ({"inputs": ig.Noise()}, [0] * 2 + [0]),
+        ({"inputs": ig.Inputs([1])}, [0] * 2 + [1] * 2),
+        ({"targets": ig.Targets([0, 2])}, [0] * 2 + [1] * 2),
+        ({"sample_weight": ig.SampleWeights("softplus")}, [0] * 2 + [0] * 3),
+    ],
+)
+def test_which_entries_are_in_units_of_the_data(rows, raw):
+    f = ig.LeastSquares(np.ones((3, 2)), np.ones(3), penalty=ig.L2("feature"), **rows)
+    assert f._raw().tolist() == [bool(r) for r in raw]

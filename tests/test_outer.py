@@ -381,10 +381,11 @@ def test_a_start_outside_the_bounds_is_moved_inside(method):
 @pytest.mark.parametrize("method", ["L-BFGS-B", "TNC", "SLSQP", "trust-constr", "inexact", "gd"])
 def test_every_method_gives_a_gradient_and_stops_when_told_to(method):
     f, g, _ = small_problem()
-    seen = []
+    seen, spent = [], []
 
     def callback(intermediate_result):
         seen.append((intermediate_result.fun, intermediate_result.jac.copy()))
+        spent.append((intermediate_result.nfev, intermediate_result.nhev))
         intermediate_result.jac[:] = 0.0  # the callback's own
         intermediate_result.theta[:] = 0.0
         if len(seen) == 3:
@@ -392,6 +393,8 @@ def test_every_method_gives_a_gradient_and_stops_when_told_to(method):
 
     res = ig.minimize(f, g, np.zeros(4), method=method, bounds=[(-6, 6)] * 4, callback=callback)
     assert len(seen) <= 3 and res.jac.shape == (4,) and res.x.shape == (4,)
+    spent.append((res.nfev, res.nhev))
+    assert spent[0][0] >= 1 and spent == sorted(spent)
     if len(seen) == 3:
         assert res.status == 99 and not res.success
 

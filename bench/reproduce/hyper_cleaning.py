@@ -2,15 +2,18 @@
 
 Ehrhardt and Roberts (2023): softmax regression with a column of ones, f = (1/n) Σ σ(λ_i) ℓ_i +
 0.001 ‖θ‖² on the first 20,000 images, g the mean loss on the first 5,000 of the test files, λ = 0 at
-the start; gradient descent in λ with step 10 (3,862 steps, 56 minutes) brings g from 0.569 to 0.455.
-Their noise is not ours, which replaces exactly 2,000 labels by other ones. The other 5,000 test images
-are the test here.
+the start; gradient descent in λ with step 10 brings g from 0.569 to 0.455 in 100,000 iterations of
+FISTA and CG together, 3,862 steps, 56 minutes: the budget, of which g ≤ 0.456 took some unpublished
+part. Their noise is not ours, which replaces exactly 2,000 labels by other ones. The other 5,000 test
+images are the test here.
 
 1. The first adjoint, by plain CG and by the Neumann series with the step 1 / 44.79 (theirs, from a
    bound on the curvature) and with 1/λmax(H) as measured, to residuals of 0.1 and 0.01 in norm, not
-   relative to ∇g. Then the library's own choice, certified.
+   relative to ∇g; where 6,661 iterations do not suffice, the residual after them. Then the library's
+   own choice, certified.
 2. minimize(method="inexact") in λ: L-BFGS where they descend. Minutes until g ≤ 0.456, with training
-   at the start; then on, until the gradient is small.
+   at the start; then on, until the gradient is small. A step of L-BFGS may take several evaluations
+   of the hypergradient.
 3. Which labels are corrupted: those of the least weights.
 
     python bench/reproduce/hyper_cleaning.py [--quick] [--data FOLDER]
@@ -18,6 +21,7 @@ are the test here.
 
 from __future__ import annotations
 
+import argparse
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +32,7 @@ import implicitgrad as ig
 from _protocol import QUIET, Images
 
 NOISE, DECAY, STEP, GOAL = 0.1, 0.002, 1 / 44.79, 0.456
+MOST = 6661  # iterations of a solve, the most that were published
 
 
 class Problem(NamedTuple):
@@ -68,16 +73,19 @@ def first_solve(p: Problem, theta: np.ndarray, table: _protocol.Published) -> No
     size = float(np.linalg.norm(p.g.linearize(theta).jac))
     solvers: list[tuple[str, str, dict[str, Any], dict[float, str]]] = [
         ("CG", "cg", {"preconditioner": "none"}, {0.1: "6", 0.01: "21–24"}),
-        ("Neumann, step 1/44.79", "neumann", {"step_size": STEP}, {0.1: "236"}),  # 6,661 to 0.01
+        ("Neumann, step 1/44.79", "neumann", {"step_size": STEP}, {0.1: "236", 0.01: "6661"}),
         ("Neumann, step 1/λmax(H)", "neumann", {}, {0.1: "", 0.01: ""}),
     ]
     for name, method, own, goals in solvers:
         for goal, published in goals.items():
             options = {**QUIET, **own, "stop": goal, "polish": False, "certify": False}
+            options["maxiter"] = MOST
             res = ig.implicit_grad(p.f, p.g, theta, lam, method=method, options=options)
+            reached = res.residual * size <= goal
             most = int(published.split("–")[-1]) if published else None
-            good = res.residual * size <= goal and res.nit <= most if most else None
-            table.row(f"{name}: iterations to {goal}", published, str(res.nit), good)
+            same = reached and res.nit <= most if most else None
+            ours = str(res.nit) if reached else f"{res.residual * size:.3f} at {res.nit}"
+            table.row(f"{name}: iterations to {goal}", published, ours, same)
     res = ig.implicit_grad(p.f, p.g, theta, lam, options=QUIET)
     print(f"  default: {res.method}, {res.nhev} products, {_protocol.certificate(res)}")
 
@@ -96,14 +104,12 @@ def found(corrupted: np.ndarray, suspicion: np.ndarray) -> str:
 
 def tune(p: Problem, theta: np.ndarray, clock: _protocol.Clock, table: _protocol.Published) -> None:
     lam, start = np.zeros(p.f.n_lam), p.g.fun(theta)
-    reached: list[tuple[float, int, Any]] = []
-    nit = 0
+    reached: list[tuple[float, Any]] = []
 
     def watch(intermediate_result: Any) -> None:
-        nonlocal nit
-        seconds, nit = clock.stop(), nit + 1
+        seconds = clock.stop()
         if intermediate_result.fun <= GOAL and not reached:
-            reached.append((seconds, nit, intermediate_result))
+            reached.append((seconds, intermediate_result))
         clock.go()
 
     table.row("g at the start", "0.569", f"{start:.3f}", abs(start - 0.569) <= 0.01)
@@ -117,22 +123,26 @@ def tune(p: Problem, theta: np.ndarray, clock: _protocol.Clock, table: _protocol
     )
     seconds = clock.stop()
     if reached:
-        s, steps, there = reached[0]
-        table.row(f"g ≤ {GOAL}: minutes", "56", f"{s / 60:.2f}", s <= 600)
-        table.row("  steps in λ", "3862", str(steps))
+        s, there = reached[0]
+        table.row(f"g ≤ {GOAL}: minutes", "within 56", f"{s / 60:.2f}", s <= 56 * 60)
+        table.row("  steps in λ", "within 3862", str(there.nit), there.nit <= 3862)
+        table.row("  evaluations of the hypergradient", "", str(there.nfev))
+        table.row("  Hessian-vector products", "", str(there.nhev))
     else:
-        table.row(f"g ≤ {GOAL}: minutes", "56", "never", False)
+        table.row(f"g ≤ {GOAL}: minutes", "within 56", "never", False)
     table.row("g at the end", "0.455", f"{res.fun:.3f}", res.fun <= GOAL)
-    print(
-        f"  {res.nit} steps, {res.nhev} Hessian-vector products, {seconds:.0f} s; {res.message}\n"
-        f"  {_protocol.certificate(res.hypergradient)}"
-    )
+    table.row("  minutes", "56", f"{seconds / 60:.2f}")
+    table.row("  steps in λ", "3862", str(res.nit))
+    table.row("  evaluations of the hypergradient", "", str(res.nfev))
+    table.row("  Hessian-vector products", "", str(res.nhev))
+    print(f"  {res.message}\n  {_protocol.certificate(res.hypergradient)}")
     influence = ig.influence(p.f, p.g, theta, lam, options=QUIET).influence
     print("  Corrupted labels among as many of the most suspicious")
     print(f"    by influence, before any tuning: {found(p.corrupted, influence)}")
-    at = {"at the start": (lam, theta), "at the end": (res.x, res.theta)}
+    at = {"at the start": (lam, theta)}
     if reached:
         at[f"at g ≤ {GOAL}"] = there.x, there.theta
+    at["at the end"] = res.x, res.theta
     for name, (x, model) in at.items():
         low = [np.mean(x[rows] < 0) for rows in (p.corrupted, ~p.corrupted)]
         print(
@@ -145,10 +155,9 @@ def tune(p: Problem, theta: np.ndarray, clock: _protocol.Clock, table: _protocol
             )
 
 
-def main() -> None:
-    args = _protocol.arguments(__doc__)
+def main(args: argparse.Namespace) -> None:
     p = problem(args)
-    table = _protocol.Published()
+    table = _protocol.Published(args)
     clock = _protocol.Clock()
     theta = ig.train(p.f, np.zeros(p.f.n_lam)).x
     clock.stop()
@@ -158,4 +167,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _protocol.run(main, __doc__)

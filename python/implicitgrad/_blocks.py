@@ -12,11 +12,16 @@ from . import _arrays
 
 
 class Block(NamedTuple):
-    """A named stretch of λ, and the check of its range: refuse(entries, name of λ, where it begins)."""
+    """A named stretch of λ, and the check of its range: refuse(entries, name of λ, where it begins).
+
+    Its last `raw` entries are in units of the data, whatever those are; the others are logarithms or
+    logits, in which a step of 1 is a moderate one.
+    """
 
     name: str
     size: int
     refuse: Callable[[np.ndarray, str, int], None]
+    raw: int = 0
 
 
 def anything(lam: np.ndarray, name: str, begin: int) -> None:

@@ -21,7 +21,7 @@ from ._watch import Watch
 SHARE = 0.3
 # The certificate at the end has this share of gtol for its error.
 CERTIFIED = 0.1
-# No step is longer than this in any log strength.
+# No step is longer than this in any logarithm or logit.
 LONGEST = 4.0
 ARMIJO = 1e-4
 BACKTRACKS = 20
@@ -52,7 +52,7 @@ def inexact(
     """
     maxiter = _arrays.integer(options.pop("maxiter", 1000), "maxiter", least=1)
     refuse_unknown(options)
-    search = _Search(h, bounds, gtol)
+    search = _Search(h, lam.size, bounds, gtol)
     here = search.estimator.first(lam)
     if here is None:
         return failed_at_start(h, lam)
@@ -115,8 +115,11 @@ CONVERGED = (
 class _Search:
     """The state of the loop beside λ."""
 
-    def __init__(self, h: HyperObjective, bounds: Bounds | None, gtol: float):
+    def __init__(self, h: HyperObjective, n_lam: int, bounds: Bounds | None, gtol: float):
         self.h, self.bounds, self.gtol = h, bounds, gtol
+        problem = h._problem
+        # Entries of λ whose scale is not known.
+        self.raw = problem.f._raw() if problem.native else np.ones(n_lam, bool)
         self.estimator = Estimator(h)
         self.model = QuasiNewton()
         self.share = SHARE
@@ -169,12 +172,19 @@ class _Search:
         self.model.learn(found.lam - here.lam, found.grad - grad)
         return found
 
+    def _moderation(self, d: np.ndarray) -> float:
+        """The factor of a direction before the first trial: where there is no model yet, of a gradient,
+        so that its largest logarithm becomes 1 and the norm of all entries of unknown scale at most 1;
+        where both are there, none is longer than that."""
+        logs = largest(d[~self.raw])
+        if len(self.model):
+            return min(1.0, LONGEST / max(logs, LONGEST))
+        known = 0.0 if self.raw.all() else max(logs, 1e-300)
+        unknown = max(norm(d[self.raw]), 1.0) if self.raw.any() else 0.0
+        return 1.0 / max(known, unknown)
+
     def _along(self, here: Estimate, d: np.ndarray) -> Estimate | None:
-        if not len(self.model):
-            native = self.h._problem.native
-            d = d / max(largest(d) if native else norm(d), 1e-300 if native else 1.0)
-        if self.h._problem.native:
-            d = d * min(1.0, LONGEST / max(largest(d), LONGEST))
+        d = d * self._moderation(d)
         length = 1.0
         for _ in range(BACKTRACKS):
             lam = here.lam + length * d

@@ -71,9 +71,9 @@ def minimize(
         Tolerance of the outer optimiser; for our own methods that is `gtol`.
     callback : callable, optional
         ``callback(intermediate_result)`` after each outer iteration, with an OptimizeResult of x
-        (λ), fun, jac, theta, nit and hypergradient ("inexact": estimates `error` of jac and
-        `fun_error` of fun in its stead; "alternating": fun and jac at the θ at hand, and where there
-        was one, the `check`); raising StopIteration stops with status 99.
+        (λ), fun, jac, theta, nit, nfev, nhev and hypergradient ("inexact": estimates `error` of jac
+        and `fun_error` of fun in its stead; "alternating": fun and jac at the θ at hand, and where
+        there was one, the `check`); raising StopIteration stops with status 99.
     options : dict, optional
         warn (default True; False silences the warnings of this function and of its hypergradients);
         all else is passed on to SciPy. "inexact": maxiter (default 1000), gtol (default 1e-5). "gd":

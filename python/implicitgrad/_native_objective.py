@@ -156,6 +156,10 @@ class NativeObjective:
             begin += block.size
         return lam
 
+    def _raw(self) -> np.ndarray:
+        """Which entries of λ are in units of the data (`Block`)."""
+        return np.concatenate([np.arange(b.size) >= b.size - b.raw for b in self._blocks])
+
     def _linearize(self, theta: np.ndarray, lam: np.ndarray) -> NativeLinearization:
         """`linearize` for arguments that have been validated. The last point's is kept: optimisers ask
         for value, gradient and products there, and training ends where a hypergradient begins."""

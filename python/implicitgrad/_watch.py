@@ -56,7 +56,8 @@ class Watch:
             self._bar.update()
         self.last = lam.copy()
         if self.callback is not None:
-            state.update(nit=self.nit, theta=self._theta(lam).copy(), hypergradient=h.result)
+            state.update(nit=self.nit, nfev=h.nfev, nhev=h.nhev)
+            state.update(theta=self._theta(lam).copy(), hypergradient=h.result)
             if "grad" in state:  # trust-constr calls the constraints' Jacobians jac
                 state.jac = state.grad
             elif "jac" not in state and h.result is not None:

@@ -164,7 +164,7 @@ class Targets(SomeRows):
         size = count * width
         refuse = partial(shares, width) if transform == "shares" else RANGES[transform]
         made = _core.RowMap(transform, size, of_entries.ravel(), width)
-        return made, Block("targets", size, refuse)
+        return made, Block("targets", size, refuse, raw=size if refuse is anything else 0)
 
 
 class Inputs(SomeRows):
@@ -205,7 +205,7 @@ class Inputs(SomeRows):
         slot, count = self._slots(X.shape[0])
         rows, width = np.flatnonzero(slot >= 0), X.shape[1]
         made = _core.InputRows(rows, slot[rows], count, width)
-        return made, Block("inputs", count * width, anything)
+        return made, Block("inputs", count * width, anything, raw=count * width)
 
 
 # sample_weight, inputs and targets as they were given; None for what is no hyperparameter.

@@ -81,7 +81,7 @@ class Transform:
             X.shape[0],
             X.shape[1],
             self.n_lam,
-        ), Block("inputs", self.n_lam, anything)
+        ), Block("inputs", self.n_lam, anything, raw=self.n_lam)
 
     def _of(self, rows: np.ndarray, shape: tuple[int, int]) -> Transform:
         """For some rows of such an X: the same."""
@@ -129,7 +129,7 @@ class Affine:
             return X * (np.exp(lam[:p]) * u[:p]) + u[p:]
 
         made, block = Transform(value, vjp, 2 * p, jvp)._bind(X)
-        return made, block._replace(refuse=partial(_scales, p))
+        return made, block._replace(refuse=partial(_scales, p), raw=p)
 
     def _of(self, rows: np.ndarray, shape: tuple[int, int]) -> Affine:
         return self
@@ -209,7 +209,7 @@ class Noise:
             return noise * (np.exp(lam) * u)
 
         made, block = Transform(value, vjp, size, jvp)._bind(X)
-        return made, block._replace(refuse=_arrays.logarithms)
+        return made, block._replace(refuse=_arrays.logarithms, raw=0)
 
     def __repr__(self) -> str:
         return f"Noise({self.per!r})"
